@@ -1,0 +1,197 @@
+"""From an image and its camera to metric depth and confidence: the walk of one frame, without ROS."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sem_depth_node.bundle import BundleInput, ModelBundle
+from sem_depth_node.camera import CameraModel
+from sem_depth_node.engines.engine import DepthEngine, EngineError
+from sem_depth_node.framing import Fit, Framing
+from sem_depth_node.validity import apply_range, confidence, mark_flying_pixels
+
+
+@dataclass(frozen=True)
+class EstimatorSettings:
+    """How an estimate is framed and what of it is declared invalid.
+
+    Attributes:
+        fit: "crop" (at the horizon) or "letterbox", for images of another aspect than the engine's input.
+        native_size: leave depth at the engine's resolution instead of the image's; its camera says what it covers.
+        min_depth, max_depth: metres; None takes the bundle's range. Nearer is NaN, farther is +Inf.
+        flying_pixel_threshold: relative change of depth per engine pixel above which a pixel is NaN; 0 keeps all.
+        min_confidence: pixels below it are NaN; 0 keeps all.
+    """
+
+    fit: Fit = "crop"
+    native_size: bool = False
+    min_depth: float | None = None
+    max_depth: float | None = None
+    flying_pixel_threshold: float = 0.2
+    min_confidence: float = 0.0
+
+
+@dataclass(frozen=True)
+class DepthEstimate:
+    """Metric depth of one image. The arrays are used again by the next estimate: copy what you keep.
+
+    Attributes:
+        depth: float32 (H, W), metres along Z (REP 118). NaN is not known, +Inf is beyond range (REP 117).
+        confidence: float32 (H, W) in 0..1, the probability that depth is right within 10 %; 0 where depth is NaN.
+        camera: the camera of these arrays.
+        engine_seconds: time spent inside the engine.
+    """
+
+    depth: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    camera: CameraModel
+    engine_seconds: float
+
+
+class DepthEstimator:
+    """Estimates metric depth with the engines of one bundle.
+
+    Args:
+        bundle: the engines' bundle.
+        engines: one for each input size to choose from; an image goes to the one with the nearest aspect.
+        settings: may be replaced between estimates.
+    """
+
+    def __init__(
+        self, bundle: ModelBundle, engines: Sequence[DepthEngine], settings: EstimatorSettings | None = None
+    ) -> None:
+        if not engines:
+            raise ValueError(f"no engine given for bundle {bundle.folder}, expected at least one")
+        self.bundle = bundle
+        self.engines = tuple(engines)
+        self.settings = settings or EstimatorSettings()
+        self._framed: _Frame | None = None
+
+    def estimate(self, image: NDArray[np.uint8], camera: CameraModel) -> DepthEstimate:
+        """Depth of `image`, uint8 (H, W, 3) RGB, rectified, seen by `camera`.
+
+        Raises:
+            ValueError: the image is not uint8 (H, W, 3) of the camera's size.
+            EngineError: the engine failed.
+        """
+        if image.dtype != np.uint8 or image.shape != (camera.height, camera.width, 3):
+            raise ValueError(
+                f"image is {image.dtype} {image.shape}, expected uint8 {(camera.height, camera.width, 3)} "
+                "as its camera says"
+            )
+        settings = self.settings
+        frame = self._frame_for(camera, settings)
+        engine_input = frame.framing.to_engine(image)
+        start = time.perf_counter()
+        output = frame.engine.infer(engine_input)
+        engine_seconds = time.perf_counter() - start
+
+        metres_per_canonical = frame.framing.camera.focal_length / self.bundle.manifest.canonical_focal_length
+        np.multiply(output.depth, np.float32(metres_per_canonical), out=frame.depth)
+        confidence(output.log_scale, out=frame.confidence)
+        mark_flying_pixels(frame.depth, settings.flying_pixel_threshold)
+        if settings.min_confidence > 0:
+            np.copyto(frame.depth, np.float32(np.nan), where=frame.confidence < settings.min_confidence)
+        np.copyto(frame.confidence, np.float32(0), where=np.isnan(frame.depth))
+
+        frame.put_out()
+        low, high = self.bundle.manifest.depth_range
+        apply_range(
+            frame.depth_out,
+            low if settings.min_depth is None else settings.min_depth,
+            high if settings.max_depth is None else settings.max_depth,
+        )
+        return DepthEstimate(frame.depth_out, frame.confidence_out, frame.camera_out, engine_seconds)
+
+    def warm_up(self) -> None:
+        """Run every engine once on a black image, so that the first real frame does not pay for first use."""
+        for engine in self.engines:
+            engine.infer(np.zeros((engine.height, engine.width, 3), np.uint8))
+
+    def close(self) -> None:
+        """Close every engine."""
+        for engine in self.engines:
+            engine.close()
+
+    def _frame_for(self, camera: CameraModel, settings: EstimatorSettings) -> _Frame:
+        """The buffers and framing for this camera; made anew only when the camera or the framing settings change."""
+        if self._framed is None or self._framed.key != (camera, settings.fit, settings.native_size):
+            engine = min(self.engines, key=lambda e: _aspect_difference(e, camera))
+            self._framed = _Frame(engine, camera, settings)
+        return self._framed
+
+
+class _Frame:
+    """Everything that stays the same from frame to frame of one camera."""
+
+    def __init__(self, engine: DepthEngine, camera: CameraModel, settings: EstimatorSettings) -> None:
+        self.key = (camera, settings.fit, settings.native_size)
+        self.engine = engine
+        self.framing = Framing(camera, engine.height, engine.width, settings.fit)
+        self.depth = np.empty((engine.height, engine.width), np.float32)
+        self.confidence = np.empty_like(self.depth)
+        self.native_size = settings.native_size
+        if settings.native_size:
+            self.camera_out = self.framing.camera
+            self.depth_out, self.confidence_out = self.depth, self.confidence
+        else:
+            self.camera_out = camera
+            self.depth_out = np.empty((camera.height, camera.width), np.float32)
+            self.confidence_out = np.empty_like(self.depth_out)
+        self._bars = np.ones(self.depth.shape, bool)
+        self._bars[self.framing.target.slices] = False
+
+    def put_out(self) -> None:
+        """Carry depth and confidence to where they are published, with no answer outside the engine's view."""
+        if self.native_size:
+            self.depth[self._bars] = np.nan
+            self.confidence[self._bars] = 0
+        else:
+            self.framing.to_image(self.depth, self.depth_out, outside=np.nan)
+            self.framing.to_image(self.confidence, self.confidence_out, outside=0.0)
+
+
+def open_engines(
+    bundle: ModelBundle, engine: str = "auto", input_size: tuple[int, int] | None = None, **options: object
+) -> list[DepthEngine]:
+    """Engines for the input sizes of a bundle.
+
+    Args:
+        bundle: whose network to run.
+        engine: "auto", "tensorrt" or "onnxruntime".
+        input_size: (height, width) of the only input to open; None opens every one the bundle offers.
+        options: passed on to `create_engine`.
+
+    Raises:
+        EngineError: an engine cannot be had, or the bundle has no such input size.
+    """
+    from sem_depth_node.engines.select import create_engine
+
+    chosen: list[BundleInput] = [
+        size for size in bundle.inputs if input_size is None or (size.height, size.width) == input_size
+    ]
+    if not chosen:
+        offered = ", ".join(f"{size.width}x{size.height}" for size in bundle.inputs)
+        assert input_size is not None
+        raise EngineError(
+            f"bundle {bundle.folder} has no input of {input_size[1]}x{input_size[0]}, it offers {offered}"
+        )
+    engines: list[DepthEngine] = []
+    try:
+        for size in chosen:
+            engines.append(create_engine(bundle, size, engine, **options))
+    except BaseException:
+        for opened in engines:
+            opened.close()
+        raise
+    return engines
+
+
+def _aspect_difference(engine: DepthEngine, camera: CameraModel) -> float:
+    ratio = (engine.width / engine.height) / (camera.width / camera.height)
+    return max(ratio, 1 / ratio)
