@@ -40,7 +40,8 @@ class PointCloudBuilder:
             belongs to the builder and is written again by the next call.
         """
         x, y, z = self._planes
-        np.subtract(depth, depth, out=z)  # 0 where finite, NaN where NaN or infinite
+        with np.errstate(invalid="ignore"):
+            np.subtract(depth, depth, out=z)  # 0 where finite, NaN where NaN or infinite
         np.add(z, depth, out=z)
         np.multiply(z, self._x, out=x)
         np.multiply(z, self._y, out=y)

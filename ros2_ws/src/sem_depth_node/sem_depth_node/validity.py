@@ -23,7 +23,7 @@ def confidence(log_scale: NDArray[np.float32], out: NDArray[np.float32]) -> None
         out: (H, W), written. NaN in, 0 out.
     """
     np.negative(log_scale, out=out)
-    np.minimum(out, 40.0, out=out)  # beyond this float32 overflows, and the answer is 1 long before
+    np.clip(out, -40.0, 40.0, out=out)  # beyond this float32 overflows, and the answer is 0 or 1 long before
     cv2.exp(out, out)
     np.multiply(out, -math.log(CONFIDENCE_FACTOR), out=out)
     cv2.exp(out, out)
