@@ -1,5 +1,7 @@
 """The camera model: what resizing and cropping do to where a point is seen."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -51,7 +53,7 @@ def test_points_behind_the_camera_have_no_pixel() -> None:
     ("change", "words"),
     [({"fx": 0.0}, "fx=0.0"), ({"width": 0}, "0x10"), ({"cx": float("nan")}, "not finite"), ({"fy": -1.0}, "fy=-1.0")],
 )
-def test_impossible_intrinsics_are_refused_by_name(change: dict[str, float], words: str) -> None:
-    good = {"width": 10, "height": 10, "fx": 5.0, "fy": 5.0, "cx": 5.0, "cy": 5.0}
+def test_impossible_intrinsics_are_refused_by_name(change: dict[str, Any], words: str) -> None:
+    good: dict[str, Any] = {"width": 10, "height": 10, "fx": 5.0, "fy": 5.0, "cx": 5.0, "cy": 5.0}
     with pytest.raises(ValueError, match=words):
         CameraModel(**{**good, **change})

@@ -1,0 +1,54 @@
+# make demo   plays the rendered drive (or BAG=path) through the node; pictures and numbers land in out/demo
+# make test   runs every test
+# make lint   ruff and mypy
+
+PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
+	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+NODE := ros2_ws/src/sem_depth_node
+BAG ?=
+DEMO_OUT ?= out/demo
+PYTEST_ARGS ?=
+
+.PHONY: demo test lint format check-paper clean
+
+demo: $(VENV)/node.installed
+	$(BIN)/sem-depth demo $(if $(BAG),--bag "$(BAG)") --out "$(DEMO_OUT)"
+
+test: $(VENV)/dev.installed
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/dev.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(NODE)/sem_depth_node training/sem_depth_training
+
+format: $(VENV)/dev.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check-paper: $(VENV)/dev.installed
+	$(BIN)/sem-depth-train check-paper
+
+clean:
+	rm -rf $(VENV) out build install log
+
+# Debian and Ubuntu keep the part of Python that makes virtual environments in a package of its own.
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "sem_depth needs Python 3.10, 3.11 or 3.12, and none is on PATH"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+		if [ "$$(id -u)" = 0 ]; then apt-get update && apt-get install -y $$package; \
+		else sudo apt-get update && sudo apt-get install -y $$package; fi; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip setuptools wheel
+
+# Editable, so that a change in the checkout is what runs.
+$(VENV)/node.installed: $(VENV)/bin/python $(NODE)/setup.py
+	$(BIN)/pip install --quiet --editable "$(NODE)[cpu,bags,ros]"
+	@touch $@
+
+$(VENV)/dev.installed: $(VENV)/node.installed training/pyproject.toml requirements-dev.txt
+	$(BIN)/pip install --quiet --requirement requirements-dev.txt --editable "$(NODE)[cpu,bags,ros,tensorrt-rtx]" --editable training
+	@touch $@
