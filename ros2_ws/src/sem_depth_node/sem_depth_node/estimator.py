@@ -13,7 +13,7 @@ from sem_depth_node.bundle import BundleInput, ModelBundle
 from sem_depth_node.camera import CameraModel
 from sem_depth_node.engines.engine import DepthEngine, EngineError
 from sem_depth_node.framing import Fit, Framing
-from sem_depth_node.validity import apply_range, confidence, mark_flying_pixels
+from sem_depth_node.validity import apply_range, confidence, mark_flying_pixels, mark_impossible
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ class DepthEstimator:
         metres_per_canonical = frame.framing.camera.focal_length / self.bundle.manifest.canonical_focal_length
         np.multiply(output.depth, np.float32(metres_per_canonical), out=frame.depth)
         confidence(output.log_scale, out=frame.confidence)
+        frame.depth[frame.bars] = np.nan  # before edges are looked for: a bar's border is none
+        mark_impossible(frame.depth)
         mark_flying_pixels(frame.depth, settings.flying_pixel_threshold)
         if settings.min_confidence > 0:
             np.copyto(frame.depth, np.float32(np.nan), where=frame.confidence < settings.min_confidence)
@@ -143,15 +145,12 @@ class _Frame:
             self.camera_out = camera
             self.depth_out = np.empty((camera.height, camera.width), np.float32)
             self.confidence_out = np.empty_like(self.depth_out)
-        self._bars = np.ones(self.depth.shape, bool)
-        self._bars[self.framing.target.slices] = False
+        self.bars = np.ones(self.depth.shape, bool)  # of a letterbox: no part of the image
+        self.bars[self.framing.target.slices] = False
 
     def put_out(self) -> None:
         """Carry depth and confidence to where they are published, with no answer outside the engine's view."""
-        if self.native_size:
-            self.depth[self._bars] = np.nan
-            self.confidence[self._bars] = 0
-        else:
+        if not self.native_size:
             self.framing.to_image(self.depth, self.depth_out, outside=np.nan)
             self.framing.to_image(self.confidence, self.confidence_out, outside=0.0)
 

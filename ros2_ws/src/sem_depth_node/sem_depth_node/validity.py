@@ -31,6 +31,14 @@ def confidence(log_scale: NDArray[np.float32], out: NDArray[np.float32]) -> None
     np.nan_to_num(out, copy=False, nan=0.0)
 
 
+def mark_impossible(depth: NDArray[np.float32]) -> None:
+    """Set to NaN, in place, what no network should say: depth that is not positive or not finite.
+
+    An infinite depth here is an overflow inside the engine, not an answer of "too far".
+    """
+    np.copyto(depth, np.float32(np.nan), where=~((depth > 0) & (depth < np.inf)))
+
+
 def mark_flying_pixels(depth: NDArray[np.float32], threshold: float) -> None:
     """Set to NaN the pixels of `depth` that hang between two surfaces.
 
@@ -40,7 +48,7 @@ def mark_flying_pixels(depth: NDArray[np.float32], threshold: float) -> None:
     road alone from 5 rows below the horizon on.
 
     Args:
-        depth: float32 (H, W), positive metres or NaN; changed in place.
+        depth: float32 (H, W), positive and finite metres or NaN; changed in place.
         threshold: relative change of depth per pixel above which a pixel flies; 0 marks nothing.
     """
     if threshold <= 0:

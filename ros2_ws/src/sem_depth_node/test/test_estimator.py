@@ -89,6 +89,12 @@ def test_pixels_without_an_answer_are_nan_with_no_confidence(fit: str, native_si
     assert (estimate.confidence[~unanswered] > 0).all()
 
 
+def test_a_letterbox_answers_up_to_the_border_of_the_image() -> None:
+    square = CameraModel(300, 300, 250, 250, 150, 150)
+    estimator = DepthEstimator(bundle(), [RedDepth(48, 160)], EstimatorSettings(fit="letterbox"))
+    assert np.isfinite(estimator.estimate(image_of(square, 100), square).depth).all()
+
+
 def test_too_far_is_infinite_and_too_near_is_nan() -> None:
     estimator = DepthEstimator(bundle(), [RedDepth(48, 160)], EstimatorSettings(min_depth=2.0, max_depth=20.0))
     scale = KITTI.resized(160, 48).focal_length / CANONICAL
@@ -148,3 +154,17 @@ def test_warm_up_runs_and_close_closes_every_engine() -> None:
 def test_an_estimator_without_engines_is_refused() -> None:
     with pytest.raises(ValueError, match="no engine"):
         DepthEstimator(bundle(), [])
+
+
+@pytest.mark.parametrize("nonsense", [np.nan, np.inf, 0.0, -3.0])
+def test_nonsense_from_an_engine_is_unknown_not_far(nonsense: float) -> None:
+    class Overflowing(RedDepth):
+        def infer(self, image: NDArray[np.uint8]) -> EngineOutput:
+            output = super().infer(image)
+            output.depth[20:30, 70:90] = nonsense
+            return output
+
+    with np.errstate(all="raise"):
+        depth = DepthEstimator(bundle(), [Overflowing(48, 160)]).estimate(image_of(KITTI, 40), KITTI).depth
+    assert np.isnan(depth[170:230, 560:690]).all()
+    assert np.isfinite(depth[:100]).all()
