@@ -3,6 +3,9 @@
 from pathlib import Path
 
 import pytest
+from tiny_bundle import write_tiny_bundle
+
+from sem_depth_node.bundle import ModelBundle
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +21,9 @@ def shared_dir(repository: Path) -> Path:
     if not (shared / "data" / "driving" / "index.csv").is_file():
         pytest.skip(f"needs the driving data and reference vectors in {shared}, which is not there")
     return shared
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    """A bundle whose network answers in closed form; see tiny_bundle.py."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
