@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sem_depth_node.bundle import BundleInput, ModelBundle
+from sem_depth_node.bundle import BundleInput, Manifest, ModelBundle
 from sem_depth_node.camera import CameraModel
-from sem_depth_node.engines.engine import DepthEngine, EngineError
+from sem_depth_node.engines.engine import DepthEngine, EngineError, EngineOutput
 from sem_depth_node.framing import Fit, Framing
 from sem_depth_node.validity import apply_range, confidence, mark_flying_pixels, mark_impossible
 
@@ -70,7 +70,7 @@ class DepthEstimator:
         self.bundle = bundle
         self.engines = tuple(engines)
         self.settings = settings or EstimatorSettings()
-        self._framed: _Frame | None = None
+        self._path: FramePath | None = None
 
     def estimate(self, image: NDArray[np.uint8], camera: CameraModel) -> DepthEstimate:
         """Depth of `image`, uint8 (H, W, 3) RGB, rectified, seen by `camera`.
@@ -84,31 +84,12 @@ class DepthEstimator:
                 f"image is {image.dtype} {image.shape}, expected uint8 {(camera.height, camera.width, 3)} "
                 "as its camera says"
             )
-        settings = self.settings
-        frame = self._frame_for(camera, settings)
-        engine_input = frame.framing.to_engine(image)
+        path = self.path_for(camera)
+        engine_input = path.framing.to_engine(image)
         start = time.perf_counter()
-        output = frame.engine.infer(engine_input)
+        output = path.engine.infer(engine_input)
         engine_seconds = time.perf_counter() - start
-
-        metres_per_canonical = frame.framing.camera.focal_length / self.bundle.manifest.canonical_focal_length
-        np.multiply(output.depth, np.float32(metres_per_canonical), out=frame.depth)
-        confidence(output.log_scale, out=frame.confidence)
-        frame.depth[frame.bars] = np.nan  # before edges are looked for: a bar's border is none
-        mark_impossible(frame.depth)
-        mark_flying_pixels(frame.depth, settings.flying_pixel_threshold)
-        if settings.min_confidence > 0:
-            np.copyto(frame.depth, np.float32(np.nan), where=frame.confidence < settings.min_confidence)
-        np.copyto(frame.confidence, np.float32(0), where=np.isnan(frame.depth))
-
-        frame.put_out()
-        low, high = self.bundle.manifest.depth_range
-        apply_range(
-            frame.depth_out,
-            low if settings.min_depth is None else settings.min_depth,
-            high if settings.max_depth is None else settings.max_depth,
-        )
-        return DepthEstimate(frame.depth_out, frame.confidence_out, frame.camera_out, engine_seconds)
+        return path.to_estimate(output, engine_seconds)
 
     def warm_up(self) -> None:
         """Run every engine once on a black image, so that the first real frame does not pay for first use."""
@@ -120,39 +101,61 @@ class DepthEstimator:
         for engine in self.engines:
             engine.close()
 
-    def _frame_for(self, camera: CameraModel, settings: EstimatorSettings) -> _Frame:
-        """The buffers and framing for this camera; made anew only when the camera or the framing settings change."""
-        if self._framed is None or self._framed.key != (camera, settings.fit, settings.native_size):
+    def path_for(self, camera: CameraModel) -> FramePath:
+        """The framing and buffers for images of `camera`; made anew only when the camera or the settings change."""
+        if self._path is None or (self._path.camera, self._path.settings) != (camera, self.settings):
             engine = min(self.engines, key=lambda e: _aspect_difference(e, camera))
-            self._framed = _Frame(engine, camera, settings)
-        return self._framed
+            self._path = FramePath(engine, self.bundle.manifest, camera, self.settings)
+        return self._path
 
 
-class _Frame:
-    """Everything that stays the same from frame to frame of one camera."""
+class FramePath:
+    """What one camera's images go through on both sides of the engine, with all that stays the same between them.
 
-    def __init__(self, engine: DepthEngine, camera: CameraModel, settings: EstimatorSettings) -> None:
-        self.key = (camera, settings.fit, settings.native_size)
-        self.engine = engine
+    Args:
+        engine: whose input the images are framed for.
+        manifest: of the engine's bundle.
+        camera: of the images.
+        settings: of the estimator.
+    """
+
+    def __init__(
+        self, engine: DepthEngine, manifest: Manifest, camera: CameraModel, settings: EstimatorSettings
+    ) -> None:
+        self.engine, self.camera, self.settings = engine, camera, settings
         self.framing = Framing(camera, engine.height, engine.width, settings.fit)
-        self.depth = np.empty((engine.height, engine.width), np.float32)
-        self.confidence = np.empty_like(self.depth)
-        self.native_size = settings.native_size
+        low, high = manifest.depth_range
+        self._min_depth = low if settings.min_depth is None else settings.min_depth
+        self._max_depth = high if settings.max_depth is None else settings.max_depth
+        self._metres_per_canonical = np.float32(self.framing.camera.focal_length / manifest.canonical_focal_length)
+        self._depth = np.empty((engine.height, engine.width), np.float32)
+        self._confidence = np.empty_like(self._depth)
+        self._bars = np.ones(self._depth.shape, bool)  # of a letterbox: no part of the image
+        self._bars[self.framing.target.slices] = False
         if settings.native_size:
-            self.camera_out = self.framing.camera
-            self.depth_out, self.confidence_out = self.depth, self.confidence
+            self._camera_out = self.framing.camera
+            self._depth_out, self._confidence_out = self._depth, self._confidence
         else:
-            self.camera_out = camera
-            self.depth_out = np.empty((camera.height, camera.width), np.float32)
-            self.confidence_out = np.empty_like(self.depth_out)
-        self.bars = np.ones(self.depth.shape, bool)  # of a letterbox: no part of the image
-        self.bars[self.framing.target.slices] = False
+            self._camera_out = camera
+            self._depth_out = np.empty((camera.height, camera.width), np.float32)
+            self._confidence_out = np.empty_like(self._depth_out)
 
-    def put_out(self) -> None:
-        """Carry depth and confidence to where they are published, with no answer outside the engine's view."""
-        if not self.native_size:
-            self.framing.to_image(self.depth, self.depth_out, outside=np.nan)
-            self.framing.to_image(self.confidence, self.confidence_out, outside=0.0)
+    def to_estimate(self, output: EngineOutput, engine_seconds: float) -> DepthEstimate:
+        """Metric depth and confidence from what the engine said."""
+        depth, certainty = self._depth, self._confidence
+        np.multiply(output.depth, self._metres_per_canonical, out=depth)
+        confidence(output.log_scale, out=certainty)
+        depth[self._bars] = np.nan  # before edges are looked for: a bar's border is none
+        mark_impossible(depth)
+        mark_flying_pixels(depth, self.settings.flying_pixel_threshold)
+        if self.settings.min_confidence > 0:
+            np.copyto(depth, np.float32(np.nan), where=certainty < self.settings.min_confidence)
+        np.copyto(certainty, np.float32(0), where=np.isnan(depth))
+        if not self.settings.native_size:
+            self.framing.to_image(depth, self._depth_out, outside=np.nan)
+            self.framing.to_image(certainty, self._confidence_out, outside=0.0)
+        apply_range(self._depth_out, self._min_depth, self._max_depth)
+        return DepthEstimate(self._depth_out, self._confidence_out, self._camera_out, engine_seconds)
 
 
 def open_engines(
