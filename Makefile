@@ -36,7 +36,7 @@ clean:
 
 # Debian and Ubuntu keep the part of Python that makes virtual environments in a package of its own.
 $(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "sem_depth needs Python 3.10, 3.11 or 3.12, and none is on PATH"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "sem_depth needs Python 3.10, 3.11 or 3.12, and none is on PATH; on Debian and Ubuntu: apt-get install python3"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
 		if [ "$$(id -u)" = 0 ]; then apt-get update && apt-get install -y $$package; \
