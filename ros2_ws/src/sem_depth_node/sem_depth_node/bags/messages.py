@@ -1,0 +1,225 @@
+"""ROS 2 messages for bags, made from arrays and read back, without ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.typesys.stores import ros2_jazzy as ros
+
+from sem_depth_node.camera import CameraModel
+
+NANOSECONDS = 1_000_000_000
+
+# sensor_msgs/PointField datatypes as NumPy's, without byte order.
+_FIELD_DTYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
+_FLOAT32 = 7
+
+
+def time(nanoseconds: int) -> ros.builtin_interfaces__msg__Time:
+    """A stamp from nanoseconds since the epoch."""
+    seconds, rest = divmod(nanoseconds, NANOSECONDS)
+    return ros.builtin_interfaces__msg__Time(sec=seconds, nanosec=rest)
+
+
+def nanoseconds(stamp: Any) -> int:
+    """Nanoseconds since the epoch from a stamp."""
+    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+
+
+def header(stamp: int, frame_id: str) -> ros.std_msgs__msg__Header:
+    """A header with `stamp` in nanoseconds."""
+    return ros.std_msgs__msg__Header(stamp=time(stamp), frame_id=frame_id)
+
+
+def image(head: ros.std_msgs__msg__Header, pixels: NDArray[Any], encoding: str) -> ros.sensor_msgs__msg__Image:
+    """An image without row padding.
+
+    Args:
+        head: its header.
+        pixels: (H, W) or (H, W, C) of the encoding's type; little endian.
+        encoding: as in sensor_msgs/image_encodings.
+    """
+    rows = np.ascontiguousarray(pixels)
+    return ros.sensor_msgs__msg__Image(
+        header=head,
+        height=rows.shape[0],
+        width=rows.shape[1],
+        encoding=encoding,
+        is_bigendian=0,
+        step=rows.strides[0],
+        data=rows.reshape(-1).view(np.uint8),
+    )
+
+
+def compressed_image(
+    head: ros.std_msgs__msg__Header, encoded: bytes, image_format: str
+) -> ros.sensor_msgs__msg__CompressedImage:
+    """An image file in a message; `image_format` as "jpeg" or "png"."""
+    return ros.sensor_msgs__msg__CompressedImage(
+        header=head, format=image_format, data=np.frombuffer(encoded, np.uint8)
+    )
+
+
+def camera_info(
+    head: ros.std_msgs__msg__Header,
+    camera: CameraModel,
+    rectification: NDArray[np.float64] | None = None,
+    projection: NDArray[np.float64] | None = None,
+) -> ros.sensor_msgs__msg__CameraInfo:
+    """A camera's calibration.
+
+    Args:
+        head: its header.
+        camera: size, K and distortion.
+        rectification: R (3, 3); identity by default.
+        projection: P (3, 4); [K | 0] by default.
+    """
+    K = camera.K
+    P = np.hstack((K, np.zeros((3, 1)))) if projection is None else projection
+    return ros.sensor_msgs__msg__CameraInfo(
+        header=head,
+        height=camera.height,
+        width=camera.width,
+        distortion_model=camera.distortion_model or "plumb_bob",
+        d=np.array(camera.distortion or (0.0,) * 5, np.float64),
+        k=K.reshape(9),
+        r=(np.eye(3) if rectification is None else rectification).reshape(9).astype(np.float64),
+        p=P.reshape(12).astype(np.float64),
+        binning_x=0,
+        binning_y=0,
+        roi=ros.sensor_msgs__msg__RegionOfInterest(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False),
+    )
+
+
+def point_cloud(
+    head: ros.std_msgs__msg__Header,
+    points: NDArray[np.float32],
+    fields: Sequence[str] = ("x", "y", "z", "intensity"),
+) -> ros.sensor_msgs__msg__PointCloud2:
+    """A cloud of float32 fields.
+
+    Args:
+        head: its header.
+        points: (N, len(fields)) for a list of points, (H, W, len(fields)) for an organised cloud.
+        fields: names of the last axis.
+    """
+    packed = np.ascontiguousarray(points, np.float32)
+    height, width = (1, len(packed)) if packed.ndim == 2 else packed.shape[:2]
+    step = 4 * len(fields)
+    return ros.sensor_msgs__msg__PointCloud2(
+        header=head,
+        height=height,
+        width=width,
+        fields=[
+            ros.sensor_msgs__msg__PointField(name=name, offset=4 * index, datatype=_FLOAT32, count=1)
+            for index, name in enumerate(fields)
+        ],
+        is_bigendian=False,
+        point_step=step,
+        row_step=step * width,
+        data=packed.reshape(-1).view(np.uint8),
+        is_dense=bool(np.isfinite(packed[..., :3]).all()),
+    )
+
+
+def xyz(cloud: Any) -> NDArray[np.float64]:
+    """The finite points (N, 3) of a PointCloud2, in the frame it is in.
+
+    Raises:
+        ValueError: it has no fields x, y, z, or its sizes disagree.
+    """
+    fields = {field.name: field for field in cloud.fields}
+    if missing := [name for name in "xyz" if name not in fields]:
+        raise ValueError(f"point cloud has no field {', '.join(missing)}, only {', '.join(fields) or 'none'}")
+    if cloud.row_step < cloud.width * cloud.point_step or len(cloud.data) < cloud.height * cloud.row_step:
+        raise ValueError(
+            f"point cloud of {cloud.width}x{cloud.height} points of {cloud.point_step} bytes has row_step "
+            f"{cloud.row_step} and {len(cloud.data)} bytes of data"
+        )
+    order = ">" if cloud.is_bigendian else "<"
+    record = np.dtype(
+        {
+            "names": list("xyz"),
+            "formats": [order + _FIELD_DTYPES[fields[name].datatype] for name in "xyz"],
+            "offsets": [fields[name].offset for name in "xyz"],
+            "itemsize": cloud.point_step,
+        }
+    )
+    rows = np.ndarray(
+        (cloud.height, cloud.width), record, np.asarray(cloud.data), strides=(cloud.row_step, cloud.point_step)
+    )
+    points = np.stack([rows[name].reshape(-1).astype(np.float64) for name in "xyz"], axis=1)
+    return points[np.isfinite(points).all(axis=1)]
+
+
+def transform(stamp: int, parent: str, child: str, matrix: NDArray[np.float64]) -> Any:
+    """The pose of frame `child` in frame `parent`: `matrix` (4, 4) takes points of `child` to `parent`."""
+    x, y, z = (float(value) for value in matrix[:3, 3])
+    qx, qy, qz, qw = quaternion(matrix[:3, :3])
+    return ros.geometry_msgs__msg__TransformStamped(
+        header=header(stamp, parent),
+        child_frame_id=child,
+        transform=ros.geometry_msgs__msg__Transform(
+            translation=ros.geometry_msgs__msg__Vector3(x=x, y=y, z=z),
+            rotation=ros.geometry_msgs__msg__Quaternion(x=qx, y=qy, z=qz, w=qw),
+        ),
+    )
+
+
+def tf(*transforms: Any) -> ros.tf2_msgs__msg__TFMessage:
+    """A message for /tf or /tf_static."""
+    return ros.tf2_msgs__msg__TFMessage(transforms=list(transforms))
+
+
+def matrix_of(pose: Any) -> NDArray[np.float64]:
+    """The (4, 4) matrix of a geometry_msgs/Transform.
+
+    Raises:
+        ValueError: its quaternion has no length.
+    """
+    q = np.array([pose.rotation.x, pose.rotation.y, pose.rotation.z, pose.rotation.w])
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation(q)
+    matrix[:3, 3] = pose.translation.x, pose.translation.y, pose.translation.z
+    return matrix
+
+
+def rotation(q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotation matrix (3, 3) of a quaternion x, y, z, w of any length.
+
+    Raises:
+        ValueError: it has no length.
+    """
+    length = float(np.linalg.norm(q))
+    if not length > 0:
+        raise ValueError(f"quaternion {q.tolist()} is no rotation, expected a length above 0")
+    x, y, z, w = q / length
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def quaternion(matrix: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Unit quaternion x, y, z, w of a rotation (3, 3), the nearest one where `matrix` is off by rounding.
+
+    The eigenvector of Bar-Itzhack's K matrix (J. Guidance 23(6), 2000), which needs no case distinctions.
+    """
+    r = matrix
+    k = np.array(
+        [
+            [r[0, 0] - r[1, 1] - r[2, 2], r[1, 0] + r[0, 1], r[2, 0] + r[0, 2], r[2, 1] - r[1, 2]],
+            [r[1, 0] + r[0, 1], r[1, 1] - r[0, 0] - r[2, 2], r[2, 1] + r[1, 2], r[0, 2] - r[2, 0]],
+            [r[2, 0] + r[0, 2], r[2, 1] + r[1, 2], r[2, 2] - r[0, 0] - r[1, 1], r[1, 0] - r[0, 1]],
+            [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], r[0, 0] + r[1, 1] + r[2, 2]],
+        ]
+    )
+    values, vectors = np.linalg.eigh(k / 3)
+    x, y, z, w = vectors[:, np.argmax(values)] * (1 if vectors[3, np.argmax(values)] >= 0 else -1)
+    return float(x), float(y), float(z), float(w)

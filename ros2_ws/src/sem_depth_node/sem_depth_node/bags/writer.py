@@ -1,0 +1,157 @@
+"""Writing rosbag2 recordings that appear whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from rosbags.interfaces import (
+    Connection,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from sem_depth_node.bags.reader import BagError
+
+Storage = Literal["mcap", "sqlite3"]
+
+_INFINITE = QosTime(9223372036, 854775807)
+
+
+def _qos(depth: int, durability: QosDurability) -> Qos:
+    return Qos(
+        QosHistory.KEEP_LAST,
+        depth,
+        QosReliability.RELIABLE,
+        durability,
+        _INFINITE,
+        _INFINITE,
+        QosLiveliness.AUTOMATIC,
+        _INFINITE,
+        avoid_ros_namespace_conventions=False,
+    )
+
+
+RELIABLE_QOS = _qos(10, QosDurability.VOLATILE)
+LATCHED_QOS = _qos(1, QosDurability.TRANSIENT_LOCAL)
+
+# The message classes and the serialization that every bag of this package is written with.
+TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
+
+
+class BagWriter:
+    """A rosbag2 folder being written, as `ros2 bag` of Jazzy reads it (metadata version 9).
+
+    Written beside its destination and moved there when the context ends without an exception; otherwise nothing stays.
+
+    Args:
+        path: the folder to make.
+        storage: "mcap" or "sqlite3".
+        compress: zstd the chunks of an mcap; readers need no telling.
+        force: replace an existing bag.
+
+    Raises:
+        BagError: `path` exists and `force` is not given, or it exists and is no bag; `compress` without mcap.
+    """
+
+    def __init__(
+        self, path: str | Path, storage: Storage = "mcap", *, compress: bool = False, force: bool = False
+    ) -> None:
+        self.path = Path(path)
+        if compress and storage != "mcap":
+            raise BagError(f"{self.path}: chunk compression needs mcap storage, not {storage}")
+        check_replaceable(self.path, force)
+        self._storage = StoragePlugin[storage.upper()]
+        self._compress = compress
+        self._connections: dict[str, Connection] = {}
+
+    def __enter__(self) -> BagWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._staging = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
+        # rosbags names the storage file after the folder, so the folder has its final name inside the staging folder.
+        self._writer = Writer(self._staging / self.path.name, version=9, storage_plugin=self._storage)
+        if self._compress:
+            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+        self._writer.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None:
+                self._writer.abort()
+                return
+            self._writer.close()
+            if self.path.exists():
+                self.path.rename(self._staging / "replaced")
+            (self._staging / self.path.name).rename(self.path)
+        finally:
+            shutil.rmtree(self._staging, ignore_errors=True)
+
+    def add_topic(
+        self,
+        topic: str,
+        message_type: str,
+        *,
+        latched: bool = False,
+        qos: Sequence[Qos] = (),
+        definition: tuple[str, str] | None = None,
+    ) -> None:
+        """Announce a topic; a topic announced before is left as it is.
+
+        Args:
+            topic: its name.
+            message_type: as "sensor_msgs/msg/Image".
+            latched: whether late subscribers get the last message (transient local).
+            qos: what to say its publisher offered; by default reliable, and transient local where latched.
+            definition: text and RIHS01 hash, for types that ROS 2 Jazzy's common interfaces lack.
+        """
+        if topic in self._connections:
+            return
+        text, digest = definition or (None, None)
+        self._connections[topic] = self._writer.add_connection(
+            topic,
+            message_type,
+            typestore=TYPESTORE if definition is None else None,
+            msgdef=text,
+            rihs01=digest,
+            offered_qos_profiles=tuple(qos) or (LATCHED_QOS if latched else RELIABLE_QOS,),
+        )
+
+    def write(self, topic: str, time: int, message: Any, *, latched: bool = False) -> None:
+        """Write a message made from a class of `TYPESTORE`, announcing its topic where needed.
+
+        Args:
+            topic: its name.
+            time: of recording, nanoseconds since the epoch.
+            message: the message object.
+            latched: as in `add_topic`.
+        """
+        message_type: str = message.__msgtype__
+        self.add_topic(topic, message_type, latched=latched)
+        self.write_serialized(topic, time, TYPESTORE.serialize_cdr(message, message_type))
+
+    def write_serialized(self, topic: str, time: int, data: bytes | memoryview) -> None:
+        """Write the CDR bytes of a message of an announced topic."""
+        self._writer.write(self._connections[topic], time, data)
+
+
+def check_replaceable(path: Path, force: bool) -> None:
+    """Raise a BagError unless a bag may be written at `path`: nothing is there, or a bag is and `force` is given."""
+    if not path.exists():
+        return
+    if not force:
+        raise BagError(f"{path}: exists already; --force replaces it")
+    if not (path / "metadata.yaml").is_file():
+        raise BagError(f"{path}: exists and is not a rosbag2 folder, so --force does not replace it")

@@ -1,0 +1,193 @@
+"""The command line: `sem-depth COMMAND`. Each command imports what it needs, so that help and completion are quick."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+app = typer.Typer(
+    name="sem-depth",
+    help="Metric depth and point clouds from one camera: play, process, score and make bags.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# What is said about the work goes to stderr; results go to stdout.
+messages = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Bag = Annotated[Path, typer.Argument(help="rosbag1 file, rosbag2 folder, or a bare .mcap or .db3 file.", metavar="BAG")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")]
+
+
+class ReliabilityChoice(str, Enum):
+    """Where the reliability offered by replayed topics comes from."""
+
+    bag = "bag"
+    reliable = "reliable"
+    best_effort = "best_effort"
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+@app.command()
+def replay(
+    bag: Bag,
+    rate: Annotated[float, typer.Option("--rate", "-r", help="Speed relative to the recording.")] = 1.0,
+    loop: Annotated[bool, typer.Option("--loop", "-l", help="Start again at the end, until Ctrl-C.")] = False,
+    start: Annotated[float, typer.Option("--start", "-s", help="Seconds into the bag at which to begin.")] = 0.0,
+    duration: Annotated[float | None, typer.Option("--duration", "-d", help="Seconds of the bag to play.")] = None,
+    topics: Annotated[
+        list[str] | None, typer.Option("--topics", "-t", help="Topic to play; repeat for several. All by default.")
+    ] = None,
+    clock: Annotated[bool, typer.Option("--clock", help="Publish the bag's time on /clock (use_sim_time).")] = False,
+    reliability: Annotated[
+        ReliabilityChoice,
+        typer.Option(help="What publishers offer: as recorded (reliable where the bag does not say), or one for all."),
+    ] = ReliabilityChoice.bag,
+    wait_for: Annotated[
+        int, typer.Option(help="Subscriptions (all topics together) to wait for before playing; 0 does not wait.")
+    ] = 1,
+    wait_timeout: Annotated[float, typer.Option(help="Seconds to wait for them; then it plays anyway.")] = 5.0,
+    report: Annotated[Path | None, typer.Option(help="Write what was published as JSON to this file.")] = None,
+) -> None:
+    """Publish a bag over ROS 2 at its recorded rate."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from sem_depth_node.bags.reader import BagError, BagReader
+    from sem_depth_node.bags.replay import NANOSECONDS, ReplaySettings, select_span
+
+    with _exit_2_on(BagError, ValueError):
+        settings = ReplaySettings(rate, loop, start, duration, topics or None)
+        with BagReader(bag) as reader:
+            begin, end = select_span(reader, settings)
+            with _ros("sem_depth_replay") as node:
+                from sem_depth_node.ros.replay import BagPlayer
+
+                player = BagPlayer(node, reader, settings, clock=clock, reliability=reliability.value)
+                for topic, reason in player.report.skipped.items():
+                    messages.print(f"not published: {topic} ({reason})")
+                if wait_for and not player.wait_for_subscriptions(wait_for, wait_timeout):
+                    messages.print(
+                        f"{player.report.subscriptions} of {wait_for} subscriptions after {wait_timeout:g} s; "
+                        "playing anyway"
+                    )
+                columns = (
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    TextColumn("{task.completed:.1f} of {task.total:.1f} s"),
+                    TimeElapsedColumn(),
+                )
+                progress = Progress(*columns, console=messages, disable=not messages.is_terminal, transient=True)
+                with progress, contextlib.suppress(KeyboardInterrupt):
+                    task = progress.add_task(bag.name, total=(end - begin) / NANOSECONDS)
+                    player.play(lambda m: progress.update(task, completed=(m.time - begin) / NANOSECONDS))
+                done = player.report
+    total = sum(done.published.values())
+    messages.print(
+        f"published {total} messages on {len(done.published)} topics in {done.seconds:.1f} s, "
+        f"at most {done.latest * 1e3:.0f} ms late"
+    )
+    if report is not None:
+        report.write_text(json.dumps(asdict(done), indent=2) + "\n")
+
+
+@app.command()
+def record(
+    topics: Annotated[
+        list[str],
+        typer.Argument(help="Topics; TOPIC=TYPE does not wait for its publisher.", metavar="TOPIC[=TYPE]..."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The rosbag2 folder to make (mcap).")],
+    compress: Annotated[bool, typer.Option("--compress/--no-compress", help="zstd the mcap's chunks.")] = False,
+    force: Force = False,
+    wait_timeout: Annotated[float, typer.Option(help="Seconds to wait for each topic to have a publisher.")] = 30.0,
+) -> None:
+    """Record topics into a bag until Ctrl-C (or SIGTERM)."""
+    from sem_depth_node.bags.reader import BagError
+    from sem_depth_node.bags.writer import BagWriter
+
+    known = {name: kind or None for name, _, kind in (topic.partition("=") for topic in topics)}
+    # A recording ends by a signal; it must be whole whichever of the two it is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with (
+        _exit_2_on(BagError, TimeoutError, ImportError),
+        BagWriter(out, compress=compress, force=force) as writer,
+        _ros("sem_depth_record") as node,
+    ):
+        import rclpy
+
+        from sem_depth_node.ros.recorder import Recorder, wait_for_publishers
+
+        found = wait_for_publishers(node, known, wait_timeout)
+        recorder = Recorder(node, writer)
+        try:
+            for topic, (message_type, reliable) in found.items():
+                recorder.subscribe(topic, message_type, reliable=reliable)
+            messages.print(f"recording {len(found)} topics into {out}")
+            with contextlib.suppress(KeyboardInterrupt):
+                while True:
+                    rclpy.spin_once(node, timeout_sec=0.5)
+        finally:
+            recorder.close()
+    messages.print(f"{out}: " + ", ".join(f"{topic} {count}" for topic, count in recorder.received.items()))
+
+
+Error = TypeVar("Error", bound=Exception)
+
+
+@contextlib.contextmanager
+def _exit_2_on(*errors: type[Exception]) -> Iterator[None]:
+    """Turn errors that name their cause into one line and exit code 2."""
+    try:
+        yield
+    except errors as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line and end with exit code 2: the request cannot be met as it is."""
+    messages.print(f"[bold red]error:[/] {message}", markup=True)
+    raise typer.Exit(2)
+
+
+@contextlib.contextmanager
+def _ros(name: str) -> Iterator[Node]:
+    """A ROS 2 node of this process. Signals stay Python's, so that Ctrl-C unwinds what is open."""
+    try:
+        import rclpy
+        from rclpy.signals import SignalHandlerOptions
+    except ImportError as error:
+        fail(
+            f"this command needs ROS 2 ({error}): source your distribution's setup.bash, or "
+            "`pip install 'sem_depth_node[ros]'`"
+        )
+    rclpy.init(args=None, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = rclpy.create_node(name)
+        try:
+            yield node
+        finally:
+            node.destroy_node()
+    finally:
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()

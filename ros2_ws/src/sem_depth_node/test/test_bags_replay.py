@@ -1,0 +1,196 @@
+"""`sem-depth replay` as a process of its own, watched by a subscriber over DDS."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import bag_samples as samples
+import pytest
+
+rclpy = pytest.importorskip("rclpy")
+
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosbags.interfaces import QosDurability, QosReliability
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+
+from sem_depth_node.bags.messages import nanoseconds
+from sem_depth_node.bags.reader import BagTopic
+from sem_depth_node.bags.writer import LATCHED_QOS, RELIABLE_QOS
+from sem_depth_node.ros.replay import publisher_qos
+
+
+@dataclass
+class Listener:
+    """A node that keeps what it hears, with the time it heard it."""
+
+    node: Any
+    executor: Any
+    environment: dict[str, str]
+    heard: dict[str, list[tuple[float, Any]]] = field(default_factory=dict)
+
+    def listen(self, message_class: Any, topic: str, qos: QoSProfile | int = 10) -> None:
+        heard = self.heard.setdefault(topic, [])
+        self.node.create_subscription(message_class, topic, lambda m: heard.append((time.monotonic(), m)), qos)
+
+    def replay(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "sem_depth_node.cli", "replay", *map(str, arguments)]
+        return subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True)
+
+    def spin_until(self, done: Callable[[], bool], timeout: float = 30.0) -> None:
+        give_up = time.monotonic() + timeout
+        while not done():
+            assert time.monotonic() < give_up, {topic: len(heard) for topic, heard in self.heard.items()}
+            self.executor.spin_once(0.05)
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    domain = random.randint(1, 100)
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain)
+    node = rclpy.create_node("listener", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    yield Listener(node, executor, {**os.environ, "ROS_DOMAIN_ID": str(domain)})
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def finish(replay: subprocess.Popen[str]) -> str:
+    _, said = replay.communicate(timeout=30)
+    assert replay.returncode == 0, said
+    return said
+
+
+def stamps(heard: list[tuple[float, Any]]) -> list[int]:
+    return [nanoseconds(message.header.stamp) for _, message in heard]
+
+
+EVERY_STAMP = [samples.BEGIN + n * samples.PERIOD for n in range(samples.FRAMES)]
+
+
+@pytest.mark.parametrize("kind", ["mcap", "sqlite3", "rosbag1"])
+def test_everything_arrives_unchanged(kind: str, tmp_path: Path, listener: Listener) -> None:
+    if kind == "rosbag1":
+        bag = samples.write_rosbag1(tmp_path / "drive.bag")
+    else:
+        bag = samples.write_rosbag2(tmp_path / "bag", kind, "message")
+    listener.listen(Image, samples.IMAGE)
+    listener.listen(CameraInfo, samples.INFO)
+    listener.listen(PointCloud2, samples.LIDAR)
+    report = tmp_path / "report.json"
+    replay = listener.replay(bag, "--wait-for", "3", "--wait-timeout", "20", "--report", report)
+    listener.spin_until(lambda: all(len(heard) == samples.FRAMES for heard in listener.heard.values()))
+    finish(replay)
+
+    for topic, heard in listener.heard.items():
+        assert stamps(heard) == EVERY_STAMP, topic
+    image = listener.heard[samples.IMAGE][2][1]
+    assert (image.encoding, image.width, image.height, image.header.frame_id) == ("rgb8", 96, 32, "camera")
+    assert bytes(image.data) == samples.picture(2).tobytes()
+    assert list(listener.heard[samples.INFO][0][1].k) == samples.CAMERA.K.ravel().tolist()
+    assert bytes(listener.heard[samples.LIDAR][0][1].data) == samples.wall_points().tobytes()
+    published = json.loads(report.read_text())["published"]
+    assert published[samples.IMAGE] == published[samples.INFO] == published[samples.LIDAR] == samples.FRAMES
+
+
+def test_recorded_rate_and_clock(tmp_path: Path, listener: Listener) -> None:
+    bag = samples.write_rosbag2(tmp_path / "bag", compressed=True)
+    listener.listen(CompressedImage, samples.COMPRESSED)
+    listener.listen(Clock, "/clock")
+    replay = listener.replay(bag, "--rate", "0.5", "--clock", "--topics", samples.COMPRESSED)
+    listener.spin_until(lambda: len(listener.heard[samples.COMPRESSED]) == samples.FRAMES)
+    finish(replay)
+    times = [at for at, _ in listener.heard[samples.COMPRESSED]]
+    # Nothing may come early; how late it comes is the machine's affair.
+    assert times[-1] - times[0] > 0.9 * 2 * (samples.FRAMES - 1) * samples.PERIOD / 1e9
+    ticks = [nanoseconds(message.clock) for _, message in listener.heard["/clock"]]
+    assert ticks == sorted(ticks)
+    assert len(ticks) > samples.FRAMES
+    assert ticks[0] >= samples.BEGIN
+    assert ticks[-1] <= EVERY_STAMP[-1] + 1_000_000
+
+
+def test_start_duration_and_topics(tmp_path: Path, listener: Listener) -> None:
+    bag = samples.write_rosbag2(tmp_path / "bag")
+    listener.listen(Image, samples.IMAGE)
+    listener.listen(CameraInfo, samples.INFO)
+    # Recording began with the transforms; the frames follow at 1, 101, 201 ... ms.
+    replay = listener.replay(bag, "--start", "0.05", "--duration", "0.2", "-t", samples.INFO, "--rate", "4")
+    finish(replay)
+    listener.spin_until(lambda: len(listener.heard[samples.INFO]) == 2)
+    assert stamps(listener.heard[samples.INFO]) == EVERY_STAMP[1:3]
+    assert listener.heard[samples.IMAGE] == []
+
+
+def test_loop_until_interrupted(tmp_path: Path, listener: Listener) -> None:
+    bag = samples.write_rosbag2(tmp_path / "bag")
+    listener.listen(CameraInfo, samples.INFO)
+    replay = listener.replay(bag, "--loop", "--rate", "10", "-t", samples.INFO)
+    listener.spin_until(lambda: len(listener.heard[samples.INFO]) > 2 * samples.FRAMES)
+    replay.send_signal(signal.SIGINT)
+    said = finish(replay)
+    assert "Traceback" not in said
+    assert stamps(listener.heard[samples.INFO])[: 2 * samples.FRAMES] == 2 * EVERY_STAMP
+
+
+def test_latched_topic_reaches_who_comes_late(tmp_path: Path, listener: Listener) -> None:
+    qos = {samples.INFO: LATCHED_QOS}
+    bag = samples.write_rosbag2(tmp_path / "bag", qos=qos)
+    replay = listener.replay(bag, "--loop", "--wait-for", "0", "-t", samples.INFO, "-t", samples.IMAGE, "--rate", "0.1")
+    listener.listen(Image, samples.IMAGE)
+    listener.spin_until(lambda: len(listener.heard[samples.IMAGE]) == 1)
+    late = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    listener.listen(CameraInfo, samples.INFO, late)
+    listener.spin_until(lambda: bool(listener.heard[samples.INFO]))
+    assert stamps(listener.heard[samples.INFO])[0] == EVERY_STAMP[0]
+    replay.send_signal(signal.SIGINT)
+    finish(replay)
+
+
+def test_types_that_are_not_installed_are_named_and_left_out(tmp_path: Path, listener: Listener) -> None:
+    try:
+        import tf2_msgs  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        pytest.skip("tf2_msgs is installed, so the sample bag has no unknown type")
+    said = finish(listener.replay(samples.write_rosbag2(tmp_path / "bag"), "--wait-for", "0", "--rate", "10"))
+    assert "not published: /tf_static (message type tf2_msgs/msg/TFMessage is not installed)" in said
+
+
+def test_missing_bag_is_exit_code_2(tmp_path: Path, listener: Listener) -> None:
+    replay = listener.replay(tmp_path / "none.bag")
+    _, said = replay.communicate(timeout=30)
+    assert replay.returncode == 2
+    assert said.splitlines() == [f"error: {tmp_path / 'none.bag'}: no such bag"]
+
+
+def test_quality_of_service_follows_the_bag() -> None:
+    best_effort = RELIABLE_QOS._replace(reliability=QosReliability.BEST_EFFORT, depth=3)
+    sensor = publisher_qos(BagTopic("/image", "sensor_msgs/msg/Image", 1, (best_effort,)))
+    assert sensor.reliability == ReliabilityPolicy.BEST_EFFORT
+    assert sensor.durability == DurabilityPolicy.VOLATILE
+    assert (
+        publisher_qos(BagTopic("/image", "", 1, (best_effort,)), "reliable").reliability == ReliabilityPolicy.RELIABLE
+    )
+    assert publisher_qos(BagTopic("/image", "", 1)).reliability == ReliabilityPolicy.RELIABLE
+    for latched in (
+        BagTopic("/map", "", 1, (RELIABLE_QOS._replace(durability=QosDurability.TRANSIENT_LOCAL),)),
+        BagTopic("/map", "", 1, latched=True),
+        BagTopic("/robot/tf_static", "", 1),
+    ):
+        assert publisher_qos(latched).durability == DurabilityPolicy.TRANSIENT_LOCAL
+        assert publisher_qos(latched).reliability == ReliabilityPolicy.RELIABLE
