@@ -1,0 +1,87 @@
+"""Choosing the engine that runs a bundle."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+from sem_depth_node.bundle import BundleInput, ModelBundle
+from sem_depth_node.engines.cache import EngineCache, cache_folder
+from sem_depth_node.engines.engine import DepthEngine, EngineError
+from sem_depth_node.engines.tensorrt import open_engine
+from sem_depth_node.engines.tensorrt_build import BuildOptions
+from sem_depth_node.engines.tensorrt_library import LibraryMissing
+from sem_depth_node.engines.watch import BuildCancelled, BuildWatch, Log, ProgressCallback
+
+EngineName = Literal["auto", "tensorrt", "onnxruntime"]
+
+
+def create_engine(
+    bundle: ModelBundle,
+    bundle_input: BundleInput,
+    engine: str = "auto",
+    *,
+    cache_dir: str | Path | None = None,
+    on_progress: ProgressCallback | None = None,
+    logger: Log | None = None,
+    threads: int = 0,
+    cancelled: threading.Event | None = None,
+    options: BuildOptions | None = None,
+) -> DepthEngine:
+    """An engine that is ready to run `bundle_input`. May take minutes: a TensorRT engine is built if none is cached.
+
+    Args:
+        bundle: the model.
+        bundle_input: one of `bundle.inputs`.
+        engine: "tensorrt" or "onnxruntime" is had or an error says why not; "auto" takes the first of these that works
+            and logs why it is not an earlier one.
+        cache_dir: where compiled engines are kept; see `cache_folder`.
+        on_progress: called with phase and fraction while an engine is built, from the calling thread.
+        logger: Python's, rclpy's or alike; None is the logger `sem_depth_node.engines`.
+        threads: processor threads of ONNX Runtime; 0 takes one per physical core.
+        cancelled: set it from another thread to end a build.
+        options: how TensorRT engines are built.
+
+    Raises:
+        BuildCancelled: `cancelled` was set.
+        EngineError: the engine asked for cannot be had, or with "auto" none can; the message says why and what to do.
+    """
+    watch = BuildWatch(on_progress, logger, cancelled)
+
+    def tensorrt() -> DepthEngine:
+        cache = EngineCache(cache_folder(cache_dir))
+        return open_engine(bundle, bundle_input, cache, watch, options or BuildOptions())
+
+    def onnxruntime() -> DepthEngine:
+        try:
+            from sem_depth_node.engines.onnxruntime import OnnxRuntimeEngine
+        except ImportError as error:
+            raise LibraryMissing(f"ONNX Runtime does not import ({error}); pip install onnxruntime") from error
+        return OnnxRuntimeEngine(bundle_input, threads)
+
+    makers: dict[str, Callable[[], DepthEngine]] = {"tensorrt": tensorrt, "onnxruntime": onnxruntime}
+    if engine in makers:
+        try:
+            return makers[engine]()
+        except BuildCancelled:
+            raise
+        except EngineError as error:
+            raise EngineError(
+                f"engine {engine} was asked for and cannot be had: {error}; or set engine to auto"
+            ) from error
+    if engine != "auto":
+        raise EngineError(f"engine is {engine!r}, expected one of {', '.join(get_args(EngineName))}")
+    reasons = []
+    for name, make in makers.items():
+        try:
+            return make()
+        except BuildCancelled:
+            raise
+        except EngineError as error:
+            reasons.append(f"{name}: {error}")
+            # Without the library nobody expects the engine; with it, something is in the way.
+            say = watch.log.info if isinstance(error, LibraryMissing) else watch.log.warning
+            say(f"engine auto does not take {name}: {error}")
+    raise EngineError(f"no engine works on this machine; {'; '.join(reasons)}")
