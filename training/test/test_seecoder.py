@@ -10,12 +10,12 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from sem_depth_training.models.paper import build_seecoder
 from sem_depth_training.models.seecoder import (
     DecoderAttention,
     MultiScaleDecoder,
     QueryTransformer,
     SeeCoder,
-    seecoder_swin_large,
 )
 from sem_depth_training.models.swin import SwinTransformer
 
@@ -89,7 +89,7 @@ def test_queries_do_not_depend_on_the_other_images_of_the_batch(attention: Decod
 def test_parameters_are_those_of_the_released_checkpoints(shared_dir: Path, name: str, position_aware: bool) -> None:
     released = json.loads((shared_dir / "reference" / f"{name}.keys.json").read_text())
     with torch.device("meta"):
-        model = seecoder_swin_large(position_aware)
+        model = build_seecoder(position_aware)
     ours = {
         PREFIX + key: [list(value.shape), str(value.dtype).removeprefix("torch.")]
         for key, value in model.state_dict().items()

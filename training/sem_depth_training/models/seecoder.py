@@ -16,8 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sem_depth_training.models.swin import SwinTransformer
-
 DecoderAttention = Literal["image", "batch", "tokens"]
 """What a token of the multi-scale decoder attends to.
 
@@ -313,14 +311,3 @@ class SeeCoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Queries [B, Q, dim] of an RGB image [B, 3, H, W] with values in [0, 1] (no mean or standard deviation)."""
         return self.qtransformer(self.imdecoder(self.imencoder(image)))
-
-
-def seecoder_swin_large(position_aware: bool, attention: DecoderAttention = "image") -> SeeCoder:
-    """SeeCoder (or SeeCoder-PA) as released: Swin-L, 4 global and 144 local queries of 768."""
-    imencoder = SwinTransformer(embed_dim=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12)
-    in_channels = dict(zip(("res3", "res4", "res5"), imencoder.channels[1:], strict=True))
-    return SeeCoder(
-        imencoder,
-        MultiScaleDecoder(in_channels, attention=attention),
-        QueryTransformer(position_aware=position_aware),
-    )
