@@ -37,7 +37,8 @@ def camera_from_info(info: CameraInfoMessage, rectified: bool = False) -> Camera
         rectified: the image is rectified: take the left 3x3 of P and no distortion, instead of K and D.
 
     Raises:
-        BadInput: `camera_info_invalid` for zero, negative or non-finite numbers where intrinsics belong.
+        BadInput: `camera_info_invalid` for zero, negative or non-finite numbers where intrinsics belong, or a region
+            or binning that leaves no image.
     """
     name, matrix, columns = ("P", info.p, 4) if rectified else ("K", info.k, 3)
     fx, cx, fy, cy = matrix[0], matrix[2], matrix[columns + 1], matrix[columns + 2]
@@ -60,11 +61,26 @@ def camera_from_info(info: CameraInfoMessage, rectified: bool = False) -> Camera
         info.width, info.height, fx, fy, cx, cy, info.distortion_model if distortion else "", distortion
     )
     roi = info.roi
-    if roi.width and roi.height:
+    if any((roi.x_offset, roi.y_offset, roi.width, roi.height)):
+        inside = roi.x_offset + roi.width <= info.width and roi.y_offset + roi.height <= info.height
+        if not (roi.width and roi.height and inside):
+            raise BadInput(
+                "camera_info_invalid",
+                f"camera_info roi is {roi.width}x{roi.height} at ({roi.x_offset}, {roi.y_offset}), expected a part of "
+                f"the calibrated {info.width}x{info.height}, in its pixels before binning, or all zero",
+            )
         camera = camera.cropped(roi.x_offset, roi.y_offset, roi.width, roi.height)
     binning_x, binning_y = max(info.binning_x, 1), max(info.binning_y, 1)
     if (binning_x, binning_y) != (1, 1):
-        camera = camera.resized(camera.width // binning_x, camera.height // binning_y)
+        width, height = camera.width // binning_x, camera.height // binning_y
+        if not (width and height):
+            raise BadInput(
+                "camera_info_invalid",
+                f"camera_info binning is {binning_x}x{binning_y} for {camera.width}x{camera.height} pixels, "
+                "which leaves none",
+            )
+        # Pixels that do not fill a bin are left out at the right and below.
+        camera = camera.cropped(0, 0, width * binning_x, height * binning_y).resized(width, height)
     return camera
 
 
