@@ -39,16 +39,16 @@ $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "sem_depth needs Python 3.10, 3.11 or 3.12, and none is on PATH; on Debian and Ubuntu: apt-get install python3"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
-		if [ "$$(id -u)" = 0 ]; then apt-get update && apt-get install -y $$package; \
+		if [ "$$(id -u)" = 0 ]; then apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y $$package; \
 		else sudo apt-get update && sudo apt-get install -y $$package; fi; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip setuptools wheel
 
 # Editable, so that a change in the checkout is what runs.
 $(VENV)/node.installed: $(VENV)/bin/python $(NODE)/setup.py
-	$(BIN)/pip install --quiet --editable "$(NODE)[cpu,bags,ros]"
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable "$(NODE)[cpu,bags,ros]"
 	@touch $@
 
 $(VENV)/dev.installed: $(VENV)/node.installed training/pyproject.toml requirements-dev.txt
-	$(BIN)/pip install --quiet --requirement requirements-dev.txt --editable "$(NODE)[cpu,bags,ros,tensorrt-rtx]" --editable training
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --requirement requirements-dev.txt --editable "$(NODE)[cpu,bags,ros,tensorrt-rtx]" --editable training
 	@touch $@

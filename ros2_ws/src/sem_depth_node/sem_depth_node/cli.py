@@ -149,6 +149,65 @@ def record(
     messages.print(f"{out}: " + ", ".join(f"{topic} {count}" for topic, count in recorder.received.items()))
 
 
+@app.command()
+def benchmark(
+    bundle: Annotated[Path | None, typer.Option(help="Bundle to measure; the shipped compact one by default.")] = None,
+    engine: Annotated[str, typer.Option(help="auto, tensorrt or onnxruntime.")] = "auto",
+    image_size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the camera image.")] = "1242x375",
+    against: Annotated[
+        list[Path] | None, typer.Option(help="Another ONNX network to time in the same turns; repeat for several.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of the CPU engine; 0 takes one per core.")] = 0,
+    rounds: Annotated[int, typer.Option(help="Turns each subject gets.")] = 10,
+    repetitions: Annotated[int, typer.Option(help="Runs in a turn.")] = 5,
+    report: Annotated[Path | None, typer.Option(help="Write what was measured as JSON to this file.")] = None,
+) -> None:
+    """Time the engine, the estimator and the frame path on this machine, in turns."""
+    from rich.table import Table
+
+    from sem_depth_node import benchmark as bench
+    from sem_depth_node.bundle import BundleError, ModelBundle
+    from sem_depth_node.camera import CameraModel
+    from sem_depth_node.engines.engine import EngineError
+    from sem_depth_node.engines.select import open_engines
+    from sem_depth_node.estimator import DepthEstimator
+    from sem_depth_node.shipped import default_bundle
+
+    with _exit_2_on(BundleError, EngineError, ValueError):
+        width, height = _size(image_size)
+        loaded = ModelBundle.load(bundle or default_bundle())
+        estimator = DepthEstimator(loaded, open_engines(loaded, engine, threads=threads))
+        estimator.warm_up()
+        camera = CameraModel(width, height, 0.58 * width, 0.58 * width, width / 2 - 0.5, 0.46 * height)
+        machine = bench.this_machine()
+        subjects = bench.engine_subjects(estimator) + [bench.onnx_subject(path, threads) for path in against or ()]
+        timings = bench.time_in_turns(subjects + bench.frame_path_subjects(estimator, camera), rounds, repetitions)
+    table = Table("what", "median ms", "p5", "p95", "ratio to the first", title=f"{loaded.manifest.name}, {engine}")
+    for timing in timings:
+        ratio = f"{timing.ratio:.2f} ({timing.ratio_low:.2f}..{timing.ratio_high:.2f})"
+        table.add_row(
+            timing.name,
+            f"{timing.median:.2f}",
+            f"{timing.p5:.2f}",
+            f"{timing.p95:.2f}",
+            ratio if timing.stage == "engine" else "",
+        )
+    Console().print(table)
+    Console(highlight=False).print(
+        f"{machine.processor}, {machine.cores} cores, {machine.memory_gib} GiB, load {machine.load_before} before; "
+        f"{rounds} turns of {repetitions}; peak memory {bench.peak_memory_mib():.0f} MiB"
+    )
+    if report is not None:
+        report.write_text(json.dumps(bench.as_report(timings, machine, loaded.manifest.name), indent=2) + "\n")
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise ValueError(f"size is {text!r}, expected WIDTHxHEIGHT in pixels, such as 1242x375")
+    return int(width), int(height)
+
+
 Error = TypeVar("Error", bound=Exception)
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sem_depth_node.bundle import BundleInput, Manifest, ModelBundle
+from sem_depth_node.bundle import Manifest, ModelBundle
 from sem_depth_node.camera import CameraModel
-from sem_depth_node.engines.engine import DepthEngine, EngineError, EngineOutput
+from sem_depth_node.engines.engine import DepthEngine, EngineOutput
 from sem_depth_node.framing import Fit, Framing
 from sem_depth_node.validity import apply_range, confidence, mark_flying_pixels, mark_impossible
 
@@ -156,42 +156,6 @@ class FramePath:
             self.framing.to_image(certainty, self._confidence_out, outside=0.0)
         apply_range(self._depth_out, self._min_depth, self._max_depth)
         return DepthEstimate(self._depth_out, self._confidence_out, self._camera_out, engine_seconds)
-
-
-def open_engines(
-    bundle: ModelBundle, engine: str = "auto", input_size: tuple[int, int] | None = None, **options: object
-) -> list[DepthEngine]:
-    """Engines for the input sizes of a bundle.
-
-    Args:
-        bundle: whose network to run.
-        engine: "auto", "tensorrt" or "onnxruntime".
-        input_size: (height, width) of the only input to open; None opens every one the bundle offers.
-        options: passed on to `create_engine`.
-
-    Raises:
-        EngineError: an engine cannot be had, or the bundle has no such input size.
-    """
-    from sem_depth_node.engines.select import create_engine
-
-    chosen: list[BundleInput] = [
-        size for size in bundle.inputs if input_size is None or (size.height, size.width) == input_size
-    ]
-    if not chosen:
-        offered = ", ".join(f"{size.width}x{size.height}" for size in bundle.inputs)
-        assert input_size is not None
-        raise EngineError(
-            f"bundle {bundle.folder} has no input of {input_size[1]}x{input_size[0]}, it offers {offered}"
-        )
-    engines: list[DepthEngine] = []
-    try:
-        for size in chosen:
-            engines.append(create_engine(bundle, size, engine, **options))
-    except BaseException:
-        for opened in engines:
-            opened.close()
-        raise
-    return engines
 
 
 def _aspect_difference(engine: DepthEngine, camera: CameraModel) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from sem_depth_node.bundle import BundleInput, ModelBundle
 from sem_depth_node.engines.cache import EngineCache, cache_folder
@@ -85,3 +85,37 @@ def create_engine(
             say = watch.log.info if isinstance(error, LibraryMissing) else watch.log.warning
             say(f"engine auto does not take {name}: {error}")
     raise EngineError(f"no engine works on this machine; {'; '.join(reasons)}")
+
+
+def open_engines(
+    bundle: ModelBundle, engine: str = "auto", input_size: tuple[int, int] | None = None, **options: Any
+) -> list[DepthEngine]:
+    """Engines for the input sizes of a bundle.
+
+    Args:
+        bundle: whose network to run.
+        engine: "auto", "tensorrt" or "onnxruntime".
+        input_size: (height, width) of the only input to open; None opens every one the bundle offers.
+        options: passed on to `create_engine`.
+
+    Raises:
+        EngineError: an engine cannot be had, or the bundle has no such input size.
+    """
+    chosen: list[BundleInput] = [
+        size for size in bundle.inputs if input_size is None or (size.height, size.width) == input_size
+    ]
+    if not chosen:
+        offered = ", ".join(f"{size.width}x{size.height}" for size in bundle.inputs)
+        assert input_size is not None
+        raise EngineError(
+            f"bundle {bundle.folder} has no input of {input_size[1]}x{input_size[0]}, it offers {offered}"
+        )
+    engines: list[DepthEngine] = []
+    try:
+        for size in chosen:
+            engines.append(create_engine(bundle, size, engine, **options))
+    except BaseException:
+        for opened in engines:
+            opened.close()
+        raise
+    return engines
