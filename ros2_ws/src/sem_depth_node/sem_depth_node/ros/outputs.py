@@ -1,0 +1,141 @@
+"""The topics the node publishes; each is computed only while somebody subscribes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from numpy.typing import NDArray
+from rclpy.lifecycle import LifecycleNodeMixin
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+
+from sem_depth_node.camera import CameraModel
+from sem_depth_node.estimator import DepthEstimate
+from sem_depth_node.pointcloud import PointCloudBuilder
+from sem_depth_node.preview import DepthPainter
+from sem_depth_node.ros.diagnostics import FrameTiming, timing_message
+from sem_depth_node.ros.messages import CloudBuffer, ImageBuffer, fill_millimetres
+
+TOPICS = {
+    "depth/image": Image,
+    "depth/camera_info": CameraInfo,
+    "depth/confidence": Image,
+    "depth/points": PointCloud2,
+    "depth/preview": Image,
+    "depth/timing": DiagnosticArray,
+}
+# Those that the network must run for.
+FROM_DEPTH = frozenset({"depth/image", "depth/confidence", "depth/points", "depth/preview"})
+
+# Frames kept for subscribers that ask again. A cloud of a KITTI image takes 7.5 MB.
+HISTORY_DEPTH = 5
+
+
+class DepthOutputs:
+    """Publishers of all outputs, and the messages they publish, made once for a size and filled in place.
+
+    The publishers are reliable (REP 2003); `qos_overrides.<topic>.publisher.<policy>` override it.
+
+    Args:
+        node: a lifecycle node; the publishers are silent until it is active.
+    """
+
+    def __init__(self, node: LifecycleNodeMixin) -> None:
+        self._node = node
+        self._publishers = {
+            topic: node.create_lifecycle_publisher(
+                message_type,
+                topic,
+                QoSProfile(depth=HISTORY_DEPTH, reliability=ReliabilityPolicy.RELIABLE),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+            for topic, message_type in TOPICS.items()
+        }
+        self._images: dict[str, ImageBuffer] = {}
+        self._cloud: tuple[CloudBuffer, PointCloudBuilder] | None = None
+        self._painter = DepthPainter()
+
+    def wanted(self) -> set[str]:
+        """Topics that have subscribers."""
+        return {topic for topic, publisher in self._publishers.items() if publisher.get_subscription_count() > 0}
+
+    def publish_camera_info(self, info: CameraInfo) -> None:
+        """Publish `depth/camera_info`."""
+        self._publishers["depth/camera_info"].publish(info)
+
+    def publish_estimate(
+        self,
+        topics: Collection[str],
+        header: Any,
+        estimate: DepthEstimate,
+        rgb: NDArray[np.uint8],
+        depth_encoding: str,
+        preview_near: float,
+    ) -> None:
+        """Publish what is made from an estimate.
+
+        Args:
+            topics: to publish, of `FROM_DEPTH`; others are left out.
+            header: of the image.
+            estimate: of the image.
+            rgb: uint8 (H, W, 3), the colours of the estimate's pixels.
+            depth_encoding: "32FC1" or "16UC1", of depth/image.
+            preview_near: metres at the red end of depth/preview.
+        """
+        if "depth/image" in topics:
+            if depth_encoding == "16UC1":
+                image = self._image("depth/image", estimate.camera, "16UC1", np.uint16)
+                fill_millimetres(estimate.depth, image.pixels)
+            else:
+                image = self._image("depth/image", estimate.camera, "32FC1", np.float32)
+                np.copyto(image.pixels, estimate.depth)
+            self._publish("depth/image", image, header)
+        if "depth/confidence" in topics:
+            image = self._image("depth/confidence", estimate.camera, "32FC1", np.float32)
+            np.copyto(image.pixels, estimate.confidence)
+            self._publish("depth/confidence", image, header)
+        if "depth/points" in topics:
+            cloud, builder = self._cloud_for(estimate.camera)
+            np.copyto(cloud.points.view(np.int32), builder.build(estimate.depth, rgb).view(np.int32))
+            self._publish("depth/points", cloud, header)
+        if "depth/preview" in topics:
+            image = self._image("depth/preview", estimate.camera, "bgr8", np.uint8, channels=3)
+            if self._painter.near != preview_near:
+                self._painter = DepthPainter(preview_near)
+            self._painter.paint(estimate.depth, image.pixels)
+            self._publish("depth/preview", image, header)
+
+    def publish_timing(self, header: Any, timing: FrameTiming) -> None:
+        """Publish `depth/timing`."""
+        self._publishers["depth/timing"].publish(timing_message(header, timing))
+
+    def destroy(self) -> None:
+        """Destroy the publishers."""
+        for publisher in self._publishers.values():
+            self._node.destroy_lifecycle_publisher(publisher)
+        self._publishers.clear()
+
+    def _publish(self, topic: str, buffer: ImageBuffer | CloudBuffer, header: Any) -> None:
+        buffer.message.header = header
+        self._publishers[topic].publish(buffer.message)
+
+    def _image(self, topic: str, camera: CameraModel, encoding: str, dtype: type, channels: int = 1) -> ImageBuffer:
+        buffer = self._images.get(topic)
+        message = buffer.message if buffer else None
+        if message is None or (message.height, message.width, message.encoding) != (
+            camera.height,
+            camera.width,
+            encoding,
+        ):
+            buffer = self._images[topic] = ImageBuffer(camera.height, camera.width, encoding, dtype, channels)
+        assert buffer is not None
+        return buffer
+
+    def _cloud_for(self, camera: CameraModel) -> tuple[CloudBuffer, PointCloudBuilder]:
+        if self._cloud is None or self._cloud[1].camera != camera:
+            self._cloud = CloudBuffer(camera.height, camera.width), PointCloudBuilder(camera)
+        return self._cloud

@@ -1,0 +1,124 @@
+"""The thread that walks frames from message to messages."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from sem_depth_node.bad_input import BadInput
+from sem_depth_node.calibration import CalibrationReader
+from sem_depth_node.engines.engine import EngineError
+from sem_depth_node.estimator import DepthEstimator
+from sem_depth_node.image_decoding import ImageDecoder
+from sem_depth_node.ros.diagnostics import FaultLog, FrameStatistics, FrameTiming
+from sem_depth_node.ros.mailbox import Frame, Mailbox
+from sem_depth_node.ros.messages import depth_camera_info
+from sem_depth_node.ros.outputs import FROM_DEPTH, DepthOutputs
+from sem_depth_node.ros.parameters import Parameters
+
+
+class FrameWorker:
+    """Takes frames from a mailbox, estimates depth and publishes, in a thread of its own, until the mailbox closes.
+
+    What goes wrong with one frame is reported, and the next one is taken.
+
+    Args:
+        mailbox: to take from.
+        estimator: not used by anybody else meanwhile.
+        outputs: to publish on.
+        parameters: called once a frame for the values of now.
+        faults, statistics: told of every frame.
+    """
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        estimator: DepthEstimator,
+        outputs: DepthOutputs,
+        parameters: Callable[[], Parameters],
+        faults: FaultLog,
+        statistics: FrameStatistics,
+    ) -> None:
+        self._mailbox, self._estimator, self._outputs = mailbox, estimator, outputs
+        self._parameters, self._faults, self._statistics = parameters, faults, statistics
+        self._decoder = ImageDecoder()
+        self._calibrations = CalibrationReader(parameters().rectification_mode)
+        self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the mailbox and wait for the frame in work."""
+        self._mailbox.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (frame := self._mailbox.take()) is not None:
+            try:
+                self._walk(frame)
+            except BadInput as bad:
+                self._statistics.drop(bad.fault)
+                self._faults.report(bad.fault, str(bad))
+            except EngineError as error:
+                self._statistics.drop("engine_failed")
+                self._faults.report("engine_failed", str(error), severe=True)
+            except Exception:  # a defect of ours: said in full, and a robot goes on
+                self._statistics.drop("internal_error")
+                self._faults.report("internal_error", traceback.format_exc(), severe=True)
+
+    def _walk(self, frame: Frame) -> None:
+        taken = time.perf_counter()
+        wanted = self._outputs.wanted()
+        if not wanted:
+            self._statistics.drop("no_subscriber")
+            return
+        parameters = self._parameters()
+        settings = parameters.estimator_settings(self._estimator.bundle.manifest.depth_range)
+        if settings != self._estimator.settings:
+            self._estimator.settings = settings
+
+        if parameters.rectification != self._calibrations.mode:
+            self._calibrations = CalibrationReader(parameters.rectification_mode)
+
+        decode = self._decoder.decode_compressed if parameters.compressed else self._decoder.decode
+        raw = decode(frame.image)
+        calibration = self._calibrations.read(frame.camera_info, raw.shape[1], raw.shape[0])
+        camera = calibration.camera
+        if camera.distortion:
+            self._faults.report(
+                "distorted_image",
+                f"camera_info has {camera.distortion_model} distortion and parameter rectification is none: depth and "
+                "cloud are off towards the edges",
+            )
+        framing = self._estimator.path_for(camera).framing
+        depth_camera = framing.camera if parameters.native_size else camera
+        if "depth/camera_info" in wanted:
+            self._outputs.publish_camera_info(
+                depth_camera_info(frame.image.header, frame.camera_info, calibration.from_projection, depth_camera)
+            )
+        if not wanted & FROM_DEPTH:
+            self._statistics.drop("no_subscriber")
+            return
+        rgb = calibration.rectify(raw)
+        decoded = time.perf_counter()
+
+        estimate = self._estimator.estimate(rgb, camera)
+        if calibration.rectification is not None:
+            calibration.rectification.mark_unseen(estimate.depth, estimate.confidence, estimate.camera)
+        estimated = time.perf_counter()
+
+        colours = framing.to_engine(rgb) if parameters.native_size else rgb
+        self._outputs.publish_estimate(
+            wanted, frame.image.header, estimate, colours, parameters.depth_encoding, parameters.preview_near
+        )
+        timing = FrameTiming(
+            waiting=taken - frame.arrived,
+            decoding=decoded - taken,
+            engine=estimate.engine_seconds,
+            estimating=estimated - decoded - estimate.engine_seconds,
+            publishing=time.perf_counter() - estimated,
+        )
+        if "depth/timing" in wanted:
+            self._outputs.publish_timing(frame.image.header, timing)
+        self._statistics.finish(timing)
