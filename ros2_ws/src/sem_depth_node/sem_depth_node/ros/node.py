@@ -64,7 +64,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         for service in self.services:
             if service.srv_type is ChangeState:
                 service.callback = self._one_at_a_time(service.callback)
-        self._parameters = declare(self)
+        self._values = declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
         logger = self.get_logger()
@@ -91,7 +91,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
     @property
     def autostart(self) -> bool:
         """Whether to `start` at once."""
-        return self._parameters.autostart
+        return self._values.autostart
 
     def start(self) -> None:
         """Configure and activate; stops where a transition fails, which has been logged then."""
@@ -111,13 +111,13 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         """Load the bundle, make the engines and warm them up; FAILURE with one line for what cannot be used."""
         try:
             self._estimator = self._load()
+            self._outputs = DepthOutputs(self)
         except (BundleError, EngineError, FileNotFoundError, ValueError) as error:
             self._state_in_words = diagnostics.ERROR, f"not configured: {error}"
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
         except Exception:
             return self._failed("configure")
-        self._outputs = DepthOutputs(self)
         self._state_in_words = diagnostics.OK, "inactive"
         engines = "; ".join(engine.description for engine in self._estimator.engines)
         self.get_logger().info(f"configured bundle {self._estimator.bundle.manifest.name!r} on {engines}")
@@ -130,12 +130,12 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         try:
             self._statistics = diagnostics.FrameStatistics()
             self._newest_stamp, self._without_camera_info_since = 0, None
-            self._mailbox = Mailbox(self._parameters.pairing)
+            self._mailbox = Mailbox(self._values.pairing)
             self._worker = FrameWorker(
                 self._mailbox,
                 self._estimator,
                 self._outputs,
-                lambda: self._parameters,
+                lambda: self._values,
                 self._faults,
                 self._statistics,
             )
@@ -144,7 +144,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
             )
             self._image = AdaptiveSubscription(
                 self,
-                CompressedImage if self._parameters.compressed else Image,
+                CompressedImage if self._values.compressed else Image,
                 "image",
                 self._on_image,
                 IMAGE_QUEUE,
@@ -180,7 +180,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         return TransitionCallbackReturn.SUCCESS
 
     def _load(self) -> DepthEstimator:
-        parameters = self._parameters
+        parameters = self._values
         bundle = ModelBundle.load(Path(parameters.bundle) if parameters.bundle else default_bundle())
         settings = parameters.estimator_settings(bundle.manifest.depth_range)
         self._on_progress("loading the engine", 0.0)
@@ -286,7 +286,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         if self._without_camera_info_since is None:
             self._without_camera_info_since = now
         elif now - self._without_camera_info_since >= CAMERA_INFO_GRACE:
-            exact = " with the stamp of an image" if self._parameters.pairing == "exact" else ""
+            exact = " with the stamp of an image" if self._values.pairing == "exact" else ""
             self._faults.report(
                 "no_camera_info",
                 f"images come without camera_info{exact}: {camera_info.topic_name} has {camera_info.publishers} "
@@ -296,12 +296,12 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
     def _on_set_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         estimator = self._estimator
         try:
-            changed = self._parameters.changed({p.name: p.value for p in parameters}, configured=estimator is not None)
+            changed = self._values.changed({p.name: p.value for p in parameters}, configured=estimator is not None)
             if estimator is not None:
                 changed.estimator_settings(estimator.bundle.manifest.depth_range)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        self._parameters = changed
+        self._values = changed
         return SetParametersResult(successful=True)
 
     # Diagnostics
@@ -337,7 +337,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         silent = self._statistics.seconds_without_image
         if severe:
             level, message = diagnostics.ERROR, f"{severe[0].kind}: {severe[0].message}"
-        elif silent > self._parameters.input_timeout:
+        elif silent > self._values.input_timeout:
             image = self._image
             where = f"{image.topic_name} ({image.publishers} publishers)" if image is not None else "the image topic"
             level, message = diagnostics.STALE, f"no image on {where} for {silent:.1f} s"
