@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 if TYPE_CHECKING:
     from rclpy.node import Node
+
+    from sem_depth_node.estimator import DepthEstimator
 
 app = typer.Typer(
     name="sem-depth",
@@ -30,6 +33,15 @@ app = typer.Typer(
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Bag = Annotated[Path, typer.Argument(help="rosbag1 file, rosbag2 folder, or a bare .mcap or .db3 file.", metavar="BAG")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The rosbag2 folder to make.")]
+ImageTopic = Annotated[str | None, typer.Option(help="Camera image topic; found where the bag has one camera.")]
+InfoTopic = Annotated[str | None, typer.Option("--camera-info-topic", help="Its camera_info; found beside it.")]
+LidarTopic = Annotated[str | None, typer.Option(help="PointCloud2 topic of the LiDAR; found where there is one.")]
+Bundle = Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")]
+Engine = Annotated[str, typer.Option(help="auto, tensorrt or onnxruntime.")]
+Rectified = Annotated[
+    bool, typer.Option("--rectified", help="Images are rectified while K and D are the raw camera's: use P.")
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")]
 
 
@@ -150,6 +162,94 @@ def record(
 
 
 @app.command()
+def process(
+    bag: Bag,
+    out: Out,
+    bundle: Bundle = None,
+    engine: Engine = "auto",
+    image_topic: ImageTopic = None,
+    camera_info_topic: InfoTopic = None,
+    namespace: Annotated[str, typer.Option(help="Put before the outputs' names, as a node's namespace is.")] = "",
+    cloud: Annotated[bool, typer.Option(help="Write /depth/points, by far the largest output.")] = True,
+    compress: Annotated[bool, typer.Option(help="zstd the mcap's chunks.")] = True,
+    rectified: Rectified = False,
+    force: Force = False,
+) -> None:
+    """Copy a bag with depth, confidence, preview and cloud beside its images; no ROS needed, no frame dropped."""
+    import statistics
+
+    from rich.progress import track
+
+    from sem_depth_node.bags.process import FrameEstimator, process_bag
+    from sem_depth_node.bags.reader import BagError, BagReader
+    from sem_depth_node.bags.streams import find_camera
+    from sem_depth_node.bags.writer import check_replaceable
+
+    with _exit_2_on(BagError), BagReader(bag) as reader:
+        check_replaceable(out, force)  # before an engine is loaded for nothing
+        stream = find_camera(reader, image_topic, camera_info_topic)
+        with _estimator(bundle, engine) as estimator:
+            frames = FrameEstimator(estimator, stream, rectified=rectified)
+            count = reader.topics[stream.image].count
+            steps = iter(track(range(count), stream.image, console=messages, transient=True))
+            report = process_bag(
+                reader,
+                frames,
+                out,
+                compress=compress,
+                force=force,
+                namespace=namespace,
+                cloud=cloud,
+                on_frame=lambda: next(steps, None),
+            )
+    for count, reason in report.bad.values():
+        messages.print(f"not used: {count} images: {reason}", markup=False)
+    median = 1e3 * statistics.median(report.engine_seconds)
+    messages.print(f"{out}: depth for {report.frames} images, engine {median:.1f} ms median")
+
+
+@app.command()
+def demo(
+    bag: Annotated[
+        Path | None, typer.Option(help="Bag to play; the drive that ships with the package by default.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for recording, picture, report.")] = Path("out/demo"),
+    bundle: Bundle = None,
+    engine: Engine = "auto",
+    image_topic: ImageTopic = None,
+    camera_info_topic: InfoTopic = None,
+    lidar_topic: LidarTopic = None,
+    rate: Annotated[float, typer.Option("--rate", "-r", help="Speed relative to the recording.")] = 1.0,
+    start: Annotated[float, typer.Option("--start", "-s", help="Seconds into the bag at which to begin.")] = 0.0,
+    duration: Annotated[float | None, typer.Option("--duration", "-d", help="Seconds of the bag to play.")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="Of the node, as NAME:=VALUE; repeat for several.")
+    ] = None,
+) -> None:
+    """Play a drive through the real node over DDS; measure, record and draw what comes out."""
+    from sem_depth_node.bags.reader import BagError, BagReader
+    from sem_depth_node.bags.streams import find_camera, find_lidar
+    from sem_depth_node.demo.processes import DemoError, DemoSettings
+    from sem_depth_node.demo.run import report_table, run_demo
+    from sem_depth_node.shipped import shipped_folder
+
+    with _exit_2_on(BagError, FileNotFoundError):
+        bag = bag or shipped_folder("demo")
+        with BagReader(bag) as reader:
+            stream = find_camera(reader, image_topic, camera_info_topic)
+            lidar = find_lidar(reader, lidar_topic)
+        settings = DemoSettings(bag, stream, out, bundle, engine, rate, start, duration, parameter or ())
+        try:
+            with messages.status("demo") as status:
+                report = run_demo(settings, lidar, status.update)
+        except DemoError as error:
+            messages.print(f"[bold red]demo failed:[/] {escape(str(error))}")
+            raise typer.Exit(1) from None
+    Console().print(report_table(report))
+    messages.print(f"{out}: contact_sheet.png, report.json, recording/")
+
+
+@app.command()
 def benchmark(
     bundle: Annotated[Path | None, typer.Option(help="Bundle to measure; the shipped compact one by default.")] = None,
     engine: Annotated[str, typer.Option(help="auto, tensorrt or onnxruntime.")] = "auto",
@@ -208,9 +308,6 @@ def _size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-Error = TypeVar("Error", bound=Exception)
-
-
 @contextlib.contextmanager
 def _exit_2_on(*errors: type[Exception]) -> Iterator[None]:
     """Turn errors that name their cause into one line and exit code 2."""
@@ -222,8 +319,27 @@ def _exit_2_on(*errors: type[Exception]) -> Iterator[None]:
 
 def fail(message: str) -> NoReturn:
     """Print one line and end with exit code 2: the request cannot be met as it is."""
-    messages.print(f"[bold red]error:[/] {message}", markup=True)
+    messages.print(f"[bold red]error:[/] {escape(message)}")
     raise typer.Exit(2)
+
+
+@contextlib.contextmanager
+def _estimator(bundle: Path | None, engine: str) -> Iterator[DepthEstimator]:
+    """The network of a bundle, ready to run; exit code 2 where bundle or engine cannot be had."""
+    from sem_depth_node.bundle import BundleError, ModelBundle
+    from sem_depth_node.engines.engine import EngineError
+    from sem_depth_node.engines.select import open_engines
+    from sem_depth_node.estimator import DepthEstimator
+    from sem_depth_node.shipped import default_bundle
+
+    with _exit_2_on(BundleError, EngineError, FileNotFoundError):
+        loaded = ModelBundle.load(bundle or default_bundle())
+        estimator = DepthEstimator(loaded, open_engines(loaded, engine))
+    try:
+        estimator.warm_up()
+        yield estimator
+    finally:
+        estimator.close()
 
 
 @contextlib.contextmanager

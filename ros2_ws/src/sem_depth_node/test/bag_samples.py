@@ -37,8 +37,8 @@ LIDAR_IN_CAMERA = np.array([[0.0, -1.0, 0.0, 0.0], [0.0, 0.0, -1.0, -0.5], [1.0,
 
 
 def picture(frame: int) -> NDArray[np.uint8]:
-    """An RGB image (32, 96, 3) of one colour: the tiny bundle reads depth from its red."""
-    return np.full((CAMERA.height, CAMERA.width, 3), (39, 60, frame), np.uint8)
+    """An RGB image (32, 96, 3) of one colour. The tiny bundle reads depth from its red: here `WALL` metres."""
+    return np.full((CAMERA.height, CAMERA.width, 3), (19, 60, frame), np.uint8)
 
 
 def wall_points() -> NDArray[np.float32]:
@@ -46,7 +46,7 @@ def wall_points() -> NDArray[np.float32]:
     x, y = CAMERA.ray_slopes()
     u, v = np.meshgrid(x[::2] * WALL, y[::4] * WALL)
     camera = np.stack([u.ravel(), v.ravel(), np.full(u.size, WALL), np.ones(u.size)])
-    lidar = (np.linalg.inv(LIDAR_IN_CAMERA) @ camera).T
+    lidar: NDArray[np.float64] = (np.linalg.inv(LIDAR_IN_CAMERA) @ camera).T
     lidar[:, 3] = 0.5  # intensity
     return lidar.astype(np.float32)
 

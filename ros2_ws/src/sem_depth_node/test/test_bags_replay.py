@@ -16,9 +16,7 @@ from typing import Any
 
 import bag_samples as samples
 import pytest
-
-rclpy = pytest.importorskip("rclpy")
-
+import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.interfaces import QosDurability, QosReliability

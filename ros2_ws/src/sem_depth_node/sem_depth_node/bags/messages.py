@@ -17,6 +17,8 @@ NANOSECONDS = 1_000_000_000
 _FIELD_DTYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 _FLOAT32 = 7
 
+_PLANE_DTYPES = {"32FC1": "f4", "16UC1": "u2"}
+
 
 def time(nanoseconds: int) -> ros.builtin_interfaces__msg__Time:
     """A stamp from nanoseconds since the epoch."""
@@ -153,6 +155,37 @@ def xyz(cloud: Any) -> NDArray[np.float64]:
     )
     points = np.stack([rows[name].reshape(-1).astype(np.float64) for name in "xyz"], axis=1)
     return points[np.isfinite(points).all(axis=1)]
+
+
+def depth_metres(image: Any) -> NDArray[np.float32]:
+    """A depth image (H, W) in metres (REP 118): 32FC1 as it is, 16UC1 millimetres with 0 as NaN.
+
+    Raises:
+        ValueError: another encoding, or its sizes disagree.
+    """
+    pixels = plane(image, ("32FC1", "16UC1"))
+    if image.encoding == "16UC1":
+        pixels[pixels == 0] = np.nan
+        pixels /= 1000
+    return pixels
+
+
+def plane(image: Any, encodings: Sequence[str] = ("32FC1",)) -> NDArray[np.float32]:
+    """The values (H, W) of a one-channel image, copied.
+
+    Raises:
+        ValueError: its encoding is none of `encodings`, or its sizes disagree.
+    """
+    if image.encoding not in encodings:
+        raise ValueError(f"image encoding is {image.encoding!r}, expected {' or '.join(encodings)}")
+    dtype = np.dtype((">" if image.is_bigendian else "<") + _PLANE_DTYPES[image.encoding])
+    if image.step < image.width * dtype.itemsize or len(image.data) < image.height * image.step:
+        raise ValueError(
+            f"image {image.width}x{image.height} {image.encoding} has step {image.step} and "
+            f"{len(image.data)} bytes of data"
+        )
+    shape, strides = (image.height, image.width), (image.step, dtype.itemsize)
+    return np.ndarray(shape, dtype, np.asarray(image.data), strides=strides).astype(np.float32)
 
 
 def transform(stamp: int, parent: str, child: str, matrix: NDArray[np.float64]) -> Any:

@@ -129,9 +129,9 @@ class BagPlayer:
         for message in play(self._bag, self._playable, wait_until=self._wait_until):
             self._publish(message)
             on_message(message)
+        self.report.seconds = time.monotonic() - began
         for publisher in self._publishers.values():
             publisher.wait_for_all_acked(Duration(seconds=5))
-        self.report.seconds = time.monotonic() - began
 
     def _publish(self, message: BagMessage) -> None:
         self._publishers[message.topic].publish(message.data)

@@ -1,0 +1,302 @@
+"""Scoring depth against the LiDAR of a bag."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sem_depth_node.bad_input import BadInput
+from sem_depth_node.bags.lidar import remove_hidden, sparse_depth
+from sem_depth_node.bags.messages import depth_metres, nanoseconds, xyz
+from sem_depth_node.bags.process import FrameEstimator
+from sem_depth_node.bags.reader import BagError, BagReader
+from sem_depth_node.bags.transforms import TransformError, TransformTree
+from sem_depth_node.camera import CameraModel
+from sem_depth_node.camera_info import camera_from_info
+from sem_depth_node.metrics import depth_metrics, evaluation_mask, mean_metrics
+
+# A scan belongs to an image when it was taken within half a period of a 10 Hz scanner.
+SCAN_TOLERANCE = 50_000_000
+RANGES = ((0.0, 10.0), (10.0, 20.0), (20.0, 30.0), (30.0, 50.0), (50.0, 80.0), (80.0, 200.0))
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is compared with what.
+
+    Attributes:
+        crop: "garg", "eigen" or "none", of the image.
+        max_depth: metres; measurements beyond it do not count, predictions are clamped to it.
+        remove_hidden: leave out points that an object hides from the camera.
+        median_scaling: scale each prediction to the median of its ground truth first, as methods without metric
+            scale are evaluated.
+    """
+
+    crop: str = "garg"
+    max_depth: float = 80.0
+    remove_hidden: bool = True
+    median_scaling: bool = False
+
+    def __str__(self) -> str:
+        hidden = ", points hidden from the camera removed" if self.remove_hidden else ""
+        scaled = ", median-scaled" if self.median_scaling else ""
+        return (
+            f"LiDAR of the bag through its tf and camera_info, nearest point per pixel{hidden}; crop {self.crop}, "
+            f"up to {self.max_depth:g} m; mean over frames{scaled}"
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A depth image to score.
+
+    Attributes:
+        stamp: of its image, nanoseconds.
+        frame_id: the camera's optical frame.
+        camera: of the depth image.
+        depth: (H, W) metres, NaN unknown, +Inf beyond range.
+        seconds: it took to compute, None where that is not known.
+    """
+
+    stamp: int
+    frame_id: str
+    camera: CameraModel
+    depth: NDArray[np.float32]
+    seconds: float | None = None
+
+
+@dataclass
+class RangeError:
+    """Errors of all pixels whose measured depth is in [low, high) metres."""
+
+    low: float
+    high: float
+    pixels: int = 0
+    abs_rel_sum: float = 0.0
+    squared_sum: float = 0.0
+    signed_sum: float = 0.0
+
+    def add(self, prediction: NDArray[np.float64], truth: NDArray[np.float64]) -> None:
+        """Add the pixels of one frame."""
+        inside = (truth >= self.low) & (truth < self.high)
+        error = prediction[inside] - truth[inside]
+        self.pixels += int(inside.sum())
+        self.abs_rel_sum += float(np.sum(np.abs(error) / truth[inside]))
+        self.squared_sum += float(np.sum(error**2))
+        self.signed_sum += float(np.sum(error))
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Bounds, pixels, abs_rel, rmse (m) and bias (m, positive is too far), None where there is no pixel."""
+        n = self.pixels
+        return {
+            "from": self.low,
+            "to": self.high,
+            "pixels": n,
+            "abs_rel": self.abs_rel_sum / n if n else None,
+            "rmse": float(np.sqrt(self.squared_sum / n)) if n else None,
+            "bias": self.signed_sum / n if n else None,
+        }
+
+
+@dataclass(frozen=True)
+class FrameScore:
+    """Metrics of one frame, as `depth_metrics` names them, and the number of pixels compared."""
+
+    stamp: int
+    pixels: int
+    metrics: dict[str, float]
+    seconds: float | None
+
+
+@dataclass
+class Scores:
+    """A scored run.
+
+    Attributes:
+        protocol: how it was scored.
+        frames: those that had ground truth.
+        ranges: errors by measured depth.
+        unmatched: frames without a scan near in time.
+    """
+
+    protocol: Protocol
+    frames: list[FrameScore] = field(default_factory=list)
+    ranges: list[RangeError] = field(default_factory=lambda: [RangeError(low, high) for low, high in RANGES])
+    unmatched: int = 0
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Mean over frames of each metric."""
+        return mean_metrics([frame.metrics for frame in self.frames])
+
+    def as_report(self) -> dict[str, Any]:
+        """All of it for JSON."""
+        return {
+            "protocol": str(self.protocol),
+            "settings": asdict(self.protocol),
+            "mean": self.mean if self.frames else None,
+            "frames_scored": len(self.frames),
+            "frames_without_scan": self.unmatched,
+            "by_range": [part.summary() for part in self.ranges],
+            "frames": [asdict(frame) for frame in self.frames],
+        }
+
+
+class LidarDepth:
+    """The scans of a bag as depth images of its cameras.
+
+    Args:
+        bag: open, for as long as this is used.
+        topic: of the scans (PointCloud2).
+        hidden_removed: leave out points that an object hides from the camera.
+
+    Raises:
+        BagError: the topic is not in the bag.
+    """
+
+    def __init__(self, bag: BagReader, topic: str, *, hidden_removed: bool = True) -> None:
+        self._bag = bag
+        self._topic = topic
+        self._hidden_removed = hidden_removed
+        self._tree = TransformTree.from_bag(bag)
+        # By stamp, where each scan is in the bag. A scan without a stamp is taken to be from when it was recorded.
+        self._scans = sorted(
+            (nanoseconds(bag.decode(message).header.stamp) or message.time, message.time)
+            for message in bag.messages([topic])
+        )
+
+    def at(self, stamp: int, frame_id: str, camera: CameraModel) -> NDArray[np.float32] | None:
+        """Ground truth for an image: float32 (H, W) metres along Z, 0 where nothing was measured.
+
+        Args:
+            stamp: of the image, nanoseconds.
+            frame_id: its optical frame.
+            camera: its camera.
+
+        Returns:
+            None where no scan was taken within 50 ms.
+
+        Raises:
+            BagError: the tf of the bag does not connect LiDAR and camera, or the scan is malformed.
+        """
+        if not self._scans:
+            return None
+        place = bisect.bisect_left(self._scans, (stamp, 0))
+        near = self._scans[max(0, place - 1) : place + 1]
+        taken, recorded = min(near, key=lambda scan: abs(scan[0] - stamp))
+        if abs(taken - stamp) > SCAN_TOLERANCE:
+            return None
+        cloud = self._bag.decode(next(self._bag.messages([self._topic], recorded, recorded + 1)))
+        try:
+            points = xyz(cloud)
+            matrix = self._tree.lookup(frame_id, cloud.header.frame_id, stamp)
+        except (ValueError, TransformError) as error:
+            raise BagError(f"{self._bag.path}: topic {self._topic}: {error}") from error
+        depth = sparse_depth(points @ matrix[:3, :3].T + matrix[:3, 3], camera)
+        return remove_hidden(depth, camera) if self._hidden_removed else depth
+
+
+def recorded_predictions(bag: BagReader, image: str, camera_info: str) -> Iterator[Prediction]:
+    """The depth images that a bag holds.
+
+    Args:
+        bag: open.
+        image: topic of the depth images (32FC1 or 16UC1).
+        camera_info: topic of their calibration.
+
+    Raises:
+        BagError: a topic is missing, or a message of it is malformed.
+    """
+    try:
+        infos = {
+            nanoseconds(info.header.stamp): camera_from_info(info)
+            for info in (bag.decode(message) for message in bag.messages([camera_info]))
+        }
+    except BadInput as error:
+        raise BagError(f"{bag.path}: topic {camera_info}: {error}") from error
+    if not infos:
+        raise BagError(f"{bag.path}: topic {camera_info} has no messages")
+    camera = next(iter(infos.values()))
+    for message in bag.messages([image]):
+        decoded = bag.decode(message)
+        stamp = nanoseconds(decoded.header.stamp)
+        camera = infos.get(stamp, camera)
+        try:
+            depth = depth_metres(decoded)
+        except ValueError as error:
+            raise BagError(f"{bag.path}: topic {image}: {error}") from error
+        if depth.shape != (camera.height, camera.width):
+            raise BagError(
+                f"{bag.path}: topic {image} has images of {depth.shape[1]}x{depth.shape[0]}, {camera_info} is for "
+                f"{camera.width}x{camera.height}"
+            )
+        yield Prediction(stamp, decoded.header.frame_id, camera, depth)
+
+
+def computed_predictions(bag: BagReader, frames: FrameEstimator) -> Iterator[Prediction]:
+    """Depth of every image of a bag's camera, computed now. The arrays are used again by the next one.
+
+    Raises:
+        BagError: an image or camera_info cannot be used.
+    """
+    stream = frames.stream
+    try:
+        frames.take_info(bag.first(stream.camera_info))
+        for message in bag.messages([stream.image, stream.camera_info]):
+            decoded = bag.decode(message)
+            if message.topic == stream.camera_info:
+                frames.take_info(decoded)
+                continue
+            _, estimate = frames.estimate(decoded)
+            stamp = nanoseconds(decoded.header.stamp) or message.time
+            yield Prediction(stamp, decoded.header.frame_id, estimate.camera, estimate.depth, estimate.engine_seconds)
+    except BadInput as error:
+        raise BagError(f"{bag.path}: topic {stream.image}: {error}") from error
+
+
+def score(
+    predictions: Iterable[Prediction],
+    truth: LidarDepth,
+    protocol: Protocol,
+    on_frame: Callable[[], object] = lambda: None,
+) -> Scores:
+    """Compare predictions with ground truth.
+
+    Args:
+        predictions: each is read before the next is asked for.
+        truth: what was measured.
+        protocol: how they are compared.
+        on_frame: called after every prediction.
+
+    Raises:
+        BagError: ground truth cannot be made.
+    """
+    scores = Scores(protocol)
+    for prediction in predictions:
+        _score_one(prediction, truth, scores)
+        on_frame()
+    return scores
+
+
+def _score_one(prediction: Prediction, truth: LidarDepth, scores: Scores) -> None:
+    protocol = scores.protocol
+    measured = truth.at(prediction.stamp, prediction.frame_id, prediction.camera)
+    mask = None if measured is None else evaluation_mask(measured, protocol.crop, max_depth=protocol.max_depth)
+    if measured is None or mask is None or not (mask & ~np.isnan(prediction.depth)).any():
+        scores.unmatched += 1
+        return
+    depth = prediction.depth
+    answered = mask & ~np.isnan(depth)
+    if protocol.median_scaling:
+        finite = answered & np.isfinite(depth)
+        depth = depth * np.float32(np.median(measured[finite]) / np.median(depth[finite]))
+    metrics = depth_metrics(depth, measured, mask, max_depth=protocol.max_depth)
+    scores.frames.append(FrameScore(prediction.stamp, int(answered.sum()), metrics, prediction.seconds))
+    clamped = np.clip(depth[answered].astype(np.float64), 1e-3, protocol.max_depth)
+    for part in scores.ranges:
+        part.add(clamped, measured[answered].astype(np.float64))
