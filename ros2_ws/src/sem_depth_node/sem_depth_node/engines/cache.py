@@ -173,7 +173,7 @@ class EngineCache:
         path = self.folder / key.file_name
         try:
             engine = _read(path, key)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise EngineError(f"cannot read cached engine {path}: {error}") from error

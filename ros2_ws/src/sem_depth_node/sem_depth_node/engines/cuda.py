@@ -85,6 +85,10 @@ class Cuda:
         self._call("cudaEventRecord", event, stream)
         self._call("cudaEventSynchronize", event)
 
+    def drain(self, stream: Any) -> None:
+        """Wait until nothing is left in `stream`."""
+        self._call("cudaStreamSynchronize", stream)
+
     def allocate(self, size: int) -> int:
         """Address of `size` bytes of device memory."""
         return int(self._call("cudaMalloc", size))

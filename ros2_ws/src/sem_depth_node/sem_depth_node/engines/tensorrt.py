@@ -150,11 +150,18 @@ class TensorRtEngine:
             context.set_tensor_address(name, address)
 
     def _run(self) -> None:
-        if self._graph is not None:
-            self._cuda.launch_graph(self._graph, self._stream)
-        else:
-            self._enqueue()
-        self._cuda.record_and_wait(self._done, self._stream)
+        try:
+            if self._graph is not None:
+                self._cuda.launch_graph(self._graph, self._stream)
+            else:
+                self._enqueue()
+            self._cuda.record_and_wait(self._done, self._stream)
+        except EngineError:
+            # What did get into the stream must be over before its buffers are filled again or freed. If the device is
+            # lost this fails as well, and the first error is the one to tell.
+            with contextlib.suppress(EngineError):
+                self._cuda.drain(self._stream)
+            raise
 
     def _enqueue(self) -> None:
         self._cuda.copy_to_device(self._device["image"], self._host["image"], self._stream)

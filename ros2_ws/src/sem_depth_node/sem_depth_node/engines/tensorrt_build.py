@@ -234,7 +234,8 @@ def _build(request: BuildRequest, plan_path: Path, emit: Callable[..., None]) ->
     emit(phase="reading the network", fraction=0.0)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(request.onnx):
-        reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        problems = [parser.get_error(i) for i in range(parser.num_errors)]
+        reasons = "; ".join(f"{p.node_operator()} {p.node_name()}: {p.desc()}".strip() for p in problems)
         raise EngineError(f"{request.onnx}: {library.name} {library.version} cannot read it: {reasons}")
     config = builder.create_builder_config()
     _check_contract(trt, network, request)

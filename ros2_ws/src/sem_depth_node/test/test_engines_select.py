@@ -1,0 +1,163 @@
+"""Which engine runs a bundle, on a machine as it is."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from recording_gpu import RecordingCuda, RecordingTensorRt
+
+from sem_depth_node.bundle import BundleInput, ModelBundle
+from sem_depth_node.engines import tensorrt as tensorrt_module
+from sem_depth_node.engines.cache import CACHE_VARIABLE
+from sem_depth_node.engines.cuda import Cuda
+from sem_depth_node.engines.engine import EngineError
+from sem_depth_node.engines.onnxruntime import OnnxRuntimeEngine
+from sem_depth_node.engines.select import create_engine
+from sem_depth_node.engines.tensorrt import TensorRtEngine
+from sem_depth_node.engines.tensorrt_build import BuildReport
+from sem_depth_node.engines.tensorrt_library import TensorRtLibrary
+from sem_depth_node.engines.watch import BuildCancelled, BuildWatch
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test may touch the user's cache."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def size(tiny_bundle: ModelBundle) -> BundleInput:
+    return tiny_bundle.inputs[1]
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    for package in packages:
+        monkeypatch.setitem(sys.modules, package, None)
+
+
+@pytest.fixture
+def no_driver() -> None:
+    try:
+        Cuda().gpu()
+    except EngineError:
+        return
+    pytest.skip("this machine has a GPU; the test is of machines without")
+
+
+@pytest.fixture
+def machine_with_gpu(monkeypatch: pytest.MonkeyPatch) -> RecordingTensorRt:
+    """A machine with a recording GPU and TensorRT on it, whose builder copies the ONNX file."""
+    gpu = RecordingCuda()
+    trt = RecordingTensorRt(gpu)
+
+    def build_engine(request: Any, plan: Path, watch: BuildWatch) -> BuildReport:
+        watch.progress("building", 0.5)
+        watch.raise_if_cancelled()
+        plan.write_bytes(Path(request.onnx).read_bytes())
+        return BuildReport("tensorrt", trt.__version__, "8.9", 1.0, 1, 1, {}, [])
+
+    monkeypatch.setattr(tensorrt_module, "build_engine", build_engine)
+    monkeypatch.setattr(tensorrt_module, "Cuda", lambda: Cuda(gpu))
+    monkeypatch.setattr(TensorRtLibrary, "find", lambda: TensorRtLibrary("tensorrt", trt))
+    return trt
+
+
+def test_without_tensorrt_auto_is_onnxruntime_and_says_so_in_passing(
+    tiny_bundle: ModelBundle, size: BundleInput, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    without(monkeypatch, "tensorrt", "tensorrt_rtx")
+    caplog.set_level(logging.INFO)
+    engine = create_engine(tiny_bundle, size)
+    assert isinstance(engine, OnnxRuntimeEngine)
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "does not take tensorrt" in caplog.messages[0]
+    assert "not installed" in caplog.messages[0]
+
+
+def test_with_tensorrt_but_no_driver_auto_warns_why_it_is_onnxruntime(
+    tiny_bundle: ModelBundle, size: BundleInput, no_driver: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    engine = create_engine(tiny_bundle, size, "auto")
+    assert isinstance(engine, OnnxRuntimeEngine)
+    assert "no usable NVIDIA GPU" in caplog.messages[0]
+
+
+def test_auto_takes_tensorrt_where_it_works(
+    tiny_bundle: ModelBundle, size: BundleInput, machine_with_gpu: RecordingTensorRt, own_cache: Path
+) -> None:
+    progress: list[tuple[str, float]] = []
+    engine = create_engine(tiny_bundle, size, on_progress=lambda *told: progress.append(told))
+    assert isinstance(engine, TensorRtEngine)
+    assert progress == [("building", 0.5)]
+    image = np.full((size.height, size.width, 3), 99, np.uint8)
+    np.testing.assert_array_equal(engine.infer(image).depth, OnnxRuntimeEngine(size).infer(image).depth)
+    engine.close()
+    assert len(list(own_cache.glob("*.engine"))) == 1
+    create_engine(tiny_bundle, size, on_progress=lambda *told: progress.append(told)).close()
+    assert len(progress) == 1  # not built again
+
+
+def test_auto_goes_on_when_the_gpu_fails_and_warns(
+    tiny_bundle: ModelBundle,
+    size: BundleInput,
+    machine_with_gpu: RecordingTensorRt,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    machine_with_gpu.cuda.fail_call = 4
+    assert isinstance(create_engine(tiny_bundle, size), OnnxRuntimeEngine)
+    assert "cudaErrorMemoryAllocation" in caplog.messages[0]
+
+
+def test_an_engine_asked_for_by_name_is_had_or_the_error_says_why_and_what_to_do(
+    tiny_bundle: ModelBundle, size: BundleInput, no_driver: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    assert isinstance(create_engine(tiny_bundle, size, "onnxruntime"), OnnxRuntimeEngine)
+    with pytest.raises(EngineError, match=r"tensorrt was asked for.*no usable NVIDIA GPU.*set engine to auto"):
+        create_engine(tiny_bundle, size, "tensorrt")
+    without(monkeypatch, "tensorrt", "tensorrt_rtx")
+    with pytest.raises(EngineError, match=r"tensorrt was asked for.*JetPack.*pip install tensorrt-rtx-cu12"):
+        create_engine(tiny_bundle, size, "tensorrt")
+
+
+def test_an_unknown_engine_is_refused_with_those_there_are(tiny_bundle: ModelBundle, size: BundleInput) -> None:
+    with pytest.raises(EngineError, match="'openvino', expected one of auto, tensorrt, onnxruntime"):
+        create_engine(tiny_bundle, size, "openvino")
+
+
+def test_when_nothing_works_every_reason_is_told(
+    tiny_bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "tensorrt", "tensorrt_rtx")
+    (tmp_path / "junk.onnx").write_bytes(b"junk")
+    with pytest.raises(EngineError, match=r"no engine works.*tensorrt: .*not installed.*onnxruntime: .*junk\.onnx"):
+        create_engine(tiny_bundle, BundleInput(tmp_path / "junk.onnx", 64, 96))
+
+
+def test_a_cancelled_build_is_not_replaced_by_another_engine(
+    tiny_bundle: ModelBundle, size: BundleInput, machine_with_gpu: RecordingTensorRt
+) -> None:
+    cancelled = threading.Event()
+    with pytest.raises(BuildCancelled):
+        create_engine(tiny_bundle, size, on_progress=lambda *told: cancelled.set(), cancelled=cancelled)
+
+
+def test_the_cache_folder_can_be_chosen(
+    tiny_bundle: ModelBundle, size: BundleInput, machine_with_gpu: RecordingTensorRt, tmp_path: Path
+) -> None:
+    create_engine(tiny_bundle, size, cache_dir=tmp_path / "chosen").close()
+    assert list((tmp_path / "chosen").glob("*.engine"))
+
+
+def test_rclpys_logger_serves(tiny_bundle: ModelBundle, size: BundleInput, monkeypatch: pytest.MonkeyPatch) -> None:
+    logging_module = pytest.importorskip("rclpy.logging")
+    without(monkeypatch, "tensorrt", "tensorrt_rtx")
+    create_engine(tiny_bundle, size, logger=logging_module.get_logger("engines")).close()
