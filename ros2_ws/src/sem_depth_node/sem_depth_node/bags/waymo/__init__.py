@@ -1,0 +1,1 @@
+"""The Waymo Open Dataset (perception): read without TensorFlow, written as rosbags."""
