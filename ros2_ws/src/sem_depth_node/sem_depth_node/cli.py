@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import asdict
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -17,6 +18,7 @@ from rich.markup import escape
 
 if TYPE_CHECKING:
     from rclpy.node import Node
+    from rich.progress import Progress, TaskID
 
     from sem_depth_node.estimator import DepthEstimator
 
@@ -299,6 +301,98 @@ def benchmark(
     )
     if report is not None:
         report.write_text(json.dumps(bench.as_report(timings, machine, loaded.manifest.name), indent=2) + "\n")
+
+
+@app.command("build-engine")
+def build_engine(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Model bundle; the shipped compact one by default.", metavar="BUNDLE")
+    ] = None,
+    compute_capability: Annotated[
+        str | None,
+        typer.Option(help="GPU to build for, such as 8.9; this machine's by default. Others need TensorRT-RTX."),
+    ] = None,
+    library: Annotated[
+        str | None, typer.Option(help="tensorrt or tensorrt_rtx; by default whichever is installed, in this order.")
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="Input size WIDTHxHEIGHT to build; repeat for several. All the bundle has by default."),
+    ] = None,
+    workspace: Annotated[int, typer.Option(help="GPU memory that a layer may use for scratch, MiB.")] = 2048,
+    optimization_level: Annotated[int, typer.Option(help="0 builds quickly, 5 searches longest.")] = 3,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where engines are kept; ~/.cache/sem_depth by default.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Build even if the engine is there.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write the build reports as JSON to this file.")] = None,
+) -> None:
+    """Compile a bundle's networks with TensorRT, so that the node starts at once."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+
+    from sem_depth_node.bundle import BundleError, ModelBundle
+    from sem_depth_node.engines.cache import EngineCache, cache_folder
+    from sem_depth_node.engines.engine import EngineError
+    from sem_depth_node.engines.tensorrt import build_or_find, choose_target, engine_key
+    from sem_depth_node.engines.tensorrt_build import BuildOptions, BuildReport
+    from sem_depth_node.engines.tensorrt_library import TensorRtLibrary
+    from sem_depth_node.engines.watch import BuildWatch
+    from sem_depth_node.shipped import default_bundle
+
+    table = Table("input", "GPU", "seconds", "engine MiB", "peak MiB", "layers by precision", "warnings")
+    reports = []
+    with _exit_2_on(BundleError, EngineError, FileNotFoundError, ValueError):
+        loaded = ModelBundle.load(bundle or default_bundle())
+        sizes = {(chosen.width, chosen.height): chosen for chosen in loaded.inputs}
+        wanted = [_size(text) for text in size] if size else list(sizes)
+        for width, height in wanted:
+            if (width, height) not in sizes:
+                offered = ", ".join(f"{w}x{h}" for w, h in sizes)
+                raise ValueError(f"bundle {loaded.folder} has no input of {width}x{height}, it offers {offered}")
+        compiler = TensorRtLibrary.named(library) if library else TensorRtLibrary.find()
+        try:
+            target = choose_target(compiler, compute_capability)
+        except EngineError as error:
+            if compute_capability is not None or not compiler.builds_without_gpu:
+                raise
+            known = ", ".join(compiler.buildable_capabilities())
+            raise EngineError(
+                f"{error}; to build for another machine, name its --compute-capability ({known})"
+            ) from error
+        options = BuildOptions(workspace, optimization_level)
+        cache = EngineCache(cache_folder(cache_dir))
+        for chosen in map(sizes.__getitem__, wanted):
+            key = engine_key(loaded, chosen, compiler, target, options)
+            if force:
+                cache.discard(key)
+            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+            progress = Progress(*columns, console=messages, disable=not messages.is_terminal, transient=True)
+            with progress:
+                follow = partial(_show_phase, progress, progress.add_task("starting the builder", total=1.0))
+                watch = BuildWatch(follow)
+                found = cache.find(key, watch)
+                engine = found or build_or_find(loaded, chosen, compiler, target, cache, watch, options)
+            messages.print(f"{'already built' if found else 'built'}: {engine.path}")
+            built = BuildReport(**engine.report)
+            reports.append({**asdict(key), **engine.report, "path": str(engine.path)})
+            table.add_row(
+                f"{chosen.width}x{chosen.height}",
+                f"sm{target.compute_capability} {target.gpu_name}".strip(),
+                f"{built.seconds:.1f}",
+                f"{built.engine_bytes / 2**20:.1f}",
+                f"{built.peak_host_memory_bytes / 2**20:.0f}",
+                ", ".join(f"{name} {count}" for name, count in built.layers_by_precision().items()),
+                str(len(built.warnings)),
+            )
+    table.title = f"{loaded.manifest.name}, {compiler.name} {compiler.version}"
+    Console().print(table)
+    if report is not None:
+        report.write_text(json.dumps(reports, indent=2) + "\n")
+
+
+def _show_phase(progress: Progress, task: TaskID, phase: str, fraction: float) -> None:
+    progress.update(task, description=phase, completed=fraction)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -243,6 +243,8 @@ def _build(request: BuildRequest, plan_path: Path, emit: Callable[..., None]) ->
     config.progress_monitor = _progress_monitor(trt, lambda phase, fraction: emit(phase=phase, fraction=fraction))
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.options.workspace_mib << 20)
     config.builder_optimization_level = request.options.optimization_level
+    # On by default, and not float32: it multiplies 10-bit mantissas. Whoever wants speed exports a float16 bundle.
+    config.clear_flag(trt.BuilderFlag.TF32)
     if library.builds_without_gpu:
         _choose_target(library, config, request.compute_capability)
         # Without it the engine may allocate while running, which a CUDA graph capture does not allow.

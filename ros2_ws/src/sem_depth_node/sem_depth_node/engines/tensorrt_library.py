@@ -46,6 +46,18 @@ class TensorRtLibrary:
             raise EngineError(f"Python package {name} does not import: {error}") from error
 
     @classmethod
+    def named(cls, name: str) -> TensorRtLibrary:
+        """Like `load`, for a name that a person typed.
+
+        Raises:
+            EngineError: it is no library's name, or `load` fails.
+        """
+        for known in get_args(LibraryName):
+            if name == known:
+                return cls.load(known)
+        raise EngineError(f"library is {name!r}, expected one of {', '.join(get_args(LibraryName))}")
+
+    @classmethod
     def find(cls) -> TensorRtLibrary:
         """The library of this machine: `tensorrt` where it is installed, else `tensorrt_rtx`.
 
