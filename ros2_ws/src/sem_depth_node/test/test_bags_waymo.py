@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import waymo_frames
 import waymo_samples as waymo
 from numpy.typing import NDArray
 from waymo_samples import SEGMENT, WaymoDrive
@@ -20,6 +21,7 @@ from sem_depth_node.bags.transforms import TransformTree
 from sem_depth_node.bags.waymo.convert import WaymoReport, waymo_to_bag
 from sem_depth_node.bags.waymo.parquet import ParquetSegment
 from sem_depth_node.bags.waymo.segment import CAMERAS, WaymoError
+from sem_depth_node.bags.waymo.tfrecord import TfrecordSegment
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +195,9 @@ def test_a_folder_that_is_not_waymo(tmp_path: Path) -> None:
         convert(tmp_path, tmp_path / "bag")
     with pytest.raises(WaymoError, match="found no folder"):
         convert(tmp_path / "nowhere", tmp_path / "bag")
+    (tmp_path / "segment-1.tfrecord").touch()
+    with pytest.raises(WaymoError, match=r"give one of the \.tfrecord files itself"):
+        convert(tmp_path, tmp_path / "bag")
 
 
 def test_several_segments_need_a_name(folder: Path, tmp_path: Path) -> None:
@@ -288,3 +293,47 @@ def test_an_interrupted_conversion_leaves_nothing(folder: Path, tmp_path: Path) 
 def test_an_unknown_camera_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(WaymoError, match="no camera rear, expected some of front, front_left"):
         waymo_to_bag(ParquetSegment(folder), tmp_path / "bag", cameras=["rear"])
+
+
+def test_both_versions_of_the_data_set_give_the_same_bag(drive: WaymoDrive, bag_path: Path, tmp_path: Path) -> None:
+    record = waymo_frames.write_tfrecord(tmp_path / "segment.tfrecord", waymo_frames.frames(drive))
+    segment = TfrecordSegment(record)
+    assert segment.name == SEGMENT
+    waymo_to_bag(segment, tmp_path / "bag")
+    with BagReader(tmp_path / "bag") as found, BagReader(bag_path) as expected:
+        assert sorted(found.messages()) == sorted(expected.messages())
+
+
+def test_a_tfrecord_whose_range_images_were_taken_out(drive: WaymoDrive, tmp_path: Path) -> None:
+    """As in the releases for camera tasks."""
+    messages = waymo_frames.frames(drive)
+    for frame in messages:
+        for laser in frame.lasers:
+            laser.Clear()
+    record = waymo_frames.write_tfrecord(tmp_path / "segment.tfrecord", messages)
+    report = waymo_to_bag(TfrecordSegment(record), tmp_path / "bag")
+    assert (report.frames, report.clouds) == (2, 0)
+    assert report.missing == {"scan of laser top": 2, "scan of laser front": 2}
+
+
+def test_tfrecords_that_are_damaged_or_something_else(drive: WaymoDrive, tmp_path: Path) -> None:
+    path = tmp_path / "segment.tfrecord"
+    messages = waymo_frames.frames(drive)
+    whole = waymo_frames.write_tfrecord(path, messages).read_bytes()
+
+    def expect(data: bytes, words: str) -> None:
+        path.write_bytes(data)
+        with pytest.raises(WaymoError, match=words):
+            waymo_to_bag(TfrecordSegment(path), tmp_path / "bag")
+        assert nothing_left(tmp_path / "bag")
+
+    expect(b"", "empty file")
+    expect(whole[: len(whole) * 3 // 4], f"cut short at byte {len(whole) * 3 // 4}, or not a TFRecord")
+    expect(b"not a record at all, but long enough", "not a TFRecord")
+    expect(waymo_frames.write_tfrecord(path, [waymo_frames.MESSAGES["Transform"]()]).read_bytes(), "no Frame")
+    messages[1].lasers[0].ri_return1.range_image_compressed = b"garbage"
+    expect(waymo_frames.write_tfrecord(path, messages).read_bytes(), "record 2 is damaged")
+    messages[1].context.name = "another"
+    expect(waymo_frames.write_tfrecord(path, messages).read_bytes(), "record 2 is of another segment: another")
+    with pytest.raises(WaymoError, match="cannot be read: No such file"):
+        TfrecordSegment(tmp_path / "nowhere.tfrecord")
