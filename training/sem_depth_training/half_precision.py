@@ -14,15 +14,46 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 SENSITIVE = frozenset(
-    "BatchNormalization Cos Exp GroupNormalization InstanceNormalization LayerNormalization Log Pow Reciprocal "
-    "ReduceMean ReduceSum RMSNormalization Sin Softmax Sqrt".split()
+    [
+        "BatchNormalization",
+        "Cos",
+        "Exp",
+        "GroupNormalization",
+        "InstanceNormalization",
+        "LayerNormalization",
+        "Log",
+        "Pow",
+        "Reciprocal",
+        "ReduceMean",
+        "ReduceSum",
+        "RMSNormalization",
+        "Sin",
+        "Softmax",
+        "Sqrt",
+    ]
 )
 DATA_MOVEMENT = frozenset(
-    "Concat DepthToSpace Expand Flatten Gather Identity Pad Reshape Slice SpaceToDepth Split Squeeze Tile Transpose "
-    "Unsqueeze".split()
+    [
+        "Concat",
+        "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "Pad",
+        "Reshape",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    ]
 )
 FLOATING = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 HALF_MAXIMUM = float(np.finfo(np.float16).max)
@@ -31,10 +62,11 @@ HALF_MAXIMUM = float(np.finfo(np.float16).max)
 def to_half_precision(model: ir.Model, float32_scopes: Sequence[str] = ()) -> None:
     """Give every node of a float32 model its precision, in place; inputs and outputs of the graph keep their types.
 
-    ``float32_scopes`` are module paths as in ``network.named_modules()``; inside them only the weighted layers are half.
-    Weights are converted while the model is saved, one at a time. Raises ValueError, then, for a weight that does not
-    fit float16.
+    ``float32_scopes`` are module paths as in ``network.named_modules()``; inside them only the weighted layers are
+    half. Weights are converted while the model is saved, one at a time. Raises ValueError, then, for a weight that does
+    not fit float16.
     """
+    LiftConstantsToInitializersPass()(model)
     graph = model.graph
     casts = _Casts(graph)
     tail = _after_last_weights(graph)
@@ -85,7 +117,7 @@ class _Casts:
                 raise ValueError(f"weight {value.name}: {np.abs(array).max():g} is beyond float16's {HALF_MAXIMUM:g}")
             return ir.Tensor(array.astype(dtype.numpy()), name=name)
 
-        lazy = ir.LazyTensor(convert, dtype=dtype, shape=ir.Shape(tensor.shape), name=name)
+        lazy = ir.LazyTensor(convert, dtype=dtype, shape=ir.Shape(tensor.shape.numpy()), name=name)
         converted = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape, const_value=lazy)
         self.graph.register_initializer(converted)
         return converted
@@ -108,9 +140,11 @@ def _precision(node: ir.Node, kept: bool) -> ir.DataType:
         return ir.DataType.FLOAT16
     if node.op_type in DATA_MOVEMENT:
         # Moving data is no reason to convert it; where parts of both kinds meet, half wins outside the kept scopes.
-        found = {value.dtype for _, value in _data_inputs(node) if value.const_value is None}
-        if len(found) == 1:
-            return found.pop()
+        found = [
+            value.dtype for _, value in _data_inputs(node) if value.const_value is None and value.dtype is not None
+        ]
+        if len(set(found)) == 1:
+            return found[0]
     return ir.DataType.FLOAT if kept or node.op_type in SENSITIVE else ir.DataType.FLOAT16
 
 

@@ -159,7 +159,10 @@ def load_public_weights(
     ``stable_diffusion`` is a diffusers folder or a single file, ``seecoder`` a released file, ``clip`` a transformers
     folder. Raises CheckpointError where a file does not fit, ValueError where one is needed and not given.
     """
-    load_stable_diffusion(network.latent_encoder, network.unet, stable_diffusion, shape.unet, shape.vae)
+    latent_encoder, unet = network.latent_encoder, network.unet
+    if not isinstance(latent_encoder, LatentEncoder) or not isinstance(unet, SinglePassUNet):
+        raise TypeError(f"public weights are for the paper's network, found preset '{network.preset}'")
+    load_stable_diffusion(latent_encoder, unet, stable_diffusion, shape.unet, shape.vae)
     tokens = network.semantic_encoder.tokens
     if isinstance(tokens, SeeCoderTokens):
         if seecoder is None:
