@@ -51,9 +51,9 @@ setup(
         # The engine for machines without an NVIDIA GPU.
         "cpu": ["onnxruntime>=1.17"],
         # The CUDA runtime bindings; TensorRT itself comes with JetPack or NVIDIA's packages.
-        "tensorrt": ["cuda-python>=12.6", "filelock>=3.12"],
+        "tensorrt": ["cuda-bindings>=12.9.1"],  # older ones hold Python's lock while they wait for the GPU
         # TensorRT for RTX: builds engines without a GPU, runs them on RTX cards.
-        "tensorrt-rtx": ["cuda-python>=12.6", "filelock>=3.12", "tensorrt-rtx-cu12>=1.1"],
+        "tensorrt-rtx": ["cuda-bindings>=12.9.1", "tensorrt-rtx-cu12>=1.2"],
         # Reading and writing rosbags, and pictures of the results.
         "bags": ["rosbags>=0.10.6", "matplotlib>=3.7"],
         # ROS 2 Jazzy from Python wheels, for machines without a ROS distribution.

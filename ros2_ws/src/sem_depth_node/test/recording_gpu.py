@@ -37,6 +37,7 @@ class RecordingCuda:
 
     Attributes:
         calls: name of every call, in order.
+        driver_version: as CUDA writes it, 12060 for 12.6; below the bindings' major version there is no GPU to be had.
         fail_call: index into `calls` of a call that is to fail, or None.
         contexts: TensorRT contexts alive.
     """
@@ -52,6 +53,7 @@ class RecordingCuda:
 
     def __init__(self, name: str = "NVIDIA Test", major: int = 8, minor: int = 9) -> None:
         self.calls: list[str] = []
+        self.driver_version = 13000
         self.fail_call: int | None = None
         self.contexts: weakref.WeakSet[Any] = weakref.WeakSet()
         self._properties = SimpleNamespace(name=name.encode(), major=major, minor=minor, totalGlobalMem=8 << 30)
@@ -77,7 +79,15 @@ class RecordingCuda:
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:
         assert device == 0
+        if self.driver_version < 13000:
+            return (self.cudaError_t.cudaErrorInsufficientDriver, None)
         return self._do("cudaGetDeviceProperties", lambda: self._properties)
+
+    def cudaDriverGetVersion(self) -> tuple[Any, ...]:
+        return (self.cudaError_t.cudaSuccess, self.driver_version)
+
+    def cudaRuntimeGetVersion(self) -> tuple[Any, ...]:
+        return (self.cudaError_t.cudaSuccess, 13040)
 
     def cudaGetLastError(self) -> tuple[Any, ...]:
         return (self.cudaError_t.cudaSuccess,)

@@ -349,13 +349,25 @@ def test_tensorrt_builds_for_the_gpu_it_runs_on_only(gpu: RecordingCuda) -> None
 
 def test_without_a_driver_the_error_says_so() -> None:
     _skip_on_a_gpu()
-    with pytest.raises(EngineError, match=r"no usable NVIDIA GPU: .*cudaErrorInsufficientDriver.*nvidia-smi"):
+    with pytest.raises(EngineError, match=r"no usable NVIDIA GPU: .*cudaErrorInsufficientDriver.*no NVIDIA driver"):
         Cuda().gpu()
+
+
+def test_a_driver_older_than_the_bindings_is_said_to_be_and_which_bindings_fit(gpu: RecordingCuda) -> None:
+    gpu.driver_version = 12060
+    with pytest.raises(EngineError, match=r"driver is of CUDA 12 .*pip install 'cuda-bindings==12\.\*'"):
+        Cuda(gpu).gpu()
+
+
+def test_a_hidden_gpu_is_looked_for_with_nvidia_smi(gpu: RecordingCuda) -> None:
+    gpu.fail_call = 0
+    with pytest.raises(EngineError, match=r"nvidia-smi.*CUDA_VISIBLE_DEVICES"):
+        Cuda(gpu).gpu()
 
 
 def test_without_the_cuda_bindings_the_error_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    with pytest.raises(EngineError, match="pip install 'cuda-python"):
+    with pytest.raises(EngineError, match="pip install 'cuda-bindings"):
         Cuda()
 
 

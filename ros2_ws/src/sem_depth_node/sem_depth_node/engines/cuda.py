@@ -44,7 +44,7 @@ class Cuda:
                 runtime = importlib.import_module("cuda.bindings.runtime")
             except ImportError as error:
                 raise EngineError(
-                    f"the CUDA bindings do not import ({error}); install them with pip install 'cuda-python>=12.9.1'"
+                    f"the CUDA bindings do not import ({error}); install them with pip install 'cuda-bindings>=12.9.1'"
                 ) from error
         self._runtime = runtime
 
@@ -57,10 +57,7 @@ class Cuda:
         try:
             properties = self._call("cudaGetDeviceProperties", 0)
         except EngineError as error:
-            raise EngineError(
-                f"no usable NVIDIA GPU: {error}; check the driver with nvidia-smi (tegrastats on a Jetson), and that "
-                "a container was started with access to the GPU"
-            ) from error
+            raise EngineError(f"no usable NVIDIA GPU: {error}; {self._remedy()}") from error
         return Gpu(properties.name.decode(), f"{properties.major}.{properties.minor}", properties.totalGlobalMem)
 
     def create_stream(self) -> Any:
@@ -151,6 +148,18 @@ class Cuda:
     def destroy_graph(self, executable: Any) -> None:
         """Give a launchable graph back."""
         self._call("cudaGraphExecDestroy", executable)
+
+    def _remedy(self) -> str:
+        """What to do when there is no GPU to be had."""
+        driver, bindings = (self._call(name) // 1000 for name in ("cudaDriverGetVersion", "cudaRuntimeGetVersion"))
+        if driver == 0:
+            return "there is no NVIDIA driver here; install one, or start the container with access to the GPU"
+        if driver < bindings:
+            return (
+                f"the driver is of CUDA {driver} and the bindings are of CUDA {bindings}: update the driver, or "
+                f"pip install 'cuda-bindings=={driver}.*'"
+            )
+        return "check with nvidia-smi that the GPU is there, and that CUDA_VISIBLE_DEVICES does not hide it"
 
     def _call(self, name: str, *arguments: Any) -> Any:
         status, *values = getattr(self._runtime, name)(*arguments)
