@@ -7,7 +7,7 @@ import statistics
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -212,6 +212,23 @@ def diagnostic_status(name: str, level: bytes, message: str, hardware: str, valu
         hardware_id=hardware,
         values=[KeyValue(key=key, value=value) for key, value in values.items()],
     )
+
+
+def summary_status(name: str, hardware: str, cameras: Mapping[str, DiagnosticStatus]) -> DiagnosticStatus:
+    """One entry for several cameras: OK where all are, ERROR where none is of use, else WARN.
+
+    Args:
+        name: of the entry.
+        hardware: of the entry.
+        cameras: the status of each.
+    """
+    poor = [camera for camera, status in cameras.items() if status.level != OK]
+    useless = [camera for camera, status in cameras.items() if status.level in (ERROR, STALE)]
+    level = OK if not poor else ERROR if len(useless) == len(cameras) else WARN
+    message = f"{len(cameras) - len(poor)} of {len(cameras)} cameras are well"
+    if poor:
+        message += f"; look at {', '.join(poor)}"
+    return diagnostic_status(name, level, message, hardware, {c: status.message for c, status in cameras.items()})
 
 
 def diagnostic_array(stamp: Time, statuses: Sequence[DiagnosticStatus]) -> DiagnosticArray:

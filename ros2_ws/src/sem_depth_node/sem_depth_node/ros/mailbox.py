@@ -1,10 +1,11 @@
-"""One slot between the camera and the worker: the newest frame wins."""
+"""Between cameras and the worker: one slot for each camera, where the newest frame wins, and fair turns."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 Pairing = Literal["latest", "exact"]
@@ -28,21 +29,20 @@ class Frame(NamedTuple):
 
 
 class Mailbox:
-    """Pairs images with camera_infos and hands the newest pair to one waiting thread.
+    """Pairs images of one camera with camera_infos and keeps the newest pair until it is taken.
 
     It holds one image at most. An image that finds no camera_info waits for one until a newer image takes its place.
 
     Args:
         pairing: "latest" pairs an image with the camera_info of its stamp if that came first, else with the newest
             one; "exact" only with the one of its stamp.
+        changed: guards the mailbox, and is notified when something is put in.
     """
 
-    def __init__(self, pairing: Pairing = "latest") -> None:
-        self._pairing = pairing
+    def __init__(self, pairing: Pairing, changed: threading.Condition) -> None:
+        self._pairing, self._changed = pairing, changed
         self._image: tuple[Any, float] | None = None
         self._infos: OrderedDict[int, Any] = OrderedDict()
-        self._open = True
-        self._changed = threading.Condition()
 
     def put_image(self, image: Any) -> Any | None:
         """Put in a new image; returns the one it took the place of, None where the slot was free."""
@@ -63,29 +63,22 @@ class Mailbox:
             self._changed.notify()
 
     def take(self) -> Frame | None:
-        """Wait for a frame and take it out; None once the mailbox is closed."""
+        """Take out the frame that lies here; None where there is none, or only an image without camera_info."""
         with self._changed:
-            while self._open:
-                if self._image is not None:
-                    image, arrived = self._image
-                    info = self._partner(image)
-                    if info is not None:
-                        self._image = None
-                        return Frame(image, info, arrived)
-                self._changed.wait()
-            return None
+            if self._image is None:
+                return None
+            image, arrived = self._image
+            info = self._partner(image)
+            if info is None:
+                return None
+            self._image = None
+            return Frame(image, info, arrived)
 
     def restart(self) -> None:
         """Forget all but the newest camera_info: time has jumped back, old stamps may come again."""
         with self._changed:
             while len(self._infos) > 1:
                 self._infos.popitem(last=False)
-
-    def close(self) -> None:
-        """Let `take` return None from now on."""
-        with self._changed:
-            self._open = False
-            self._changed.notify_all()
 
     @property
     def waits_for_camera_info(self) -> bool:
@@ -98,6 +91,45 @@ class Mailbox:
         if same_stamp is not None or self._pairing == "exact" or not self._infos:
             return same_stamp
         return next(reversed(self._infos.values()))
+
+
+class Mailboxes:
+    """One mailbox for each camera, for one thread that takes from all of them in turn.
+
+    Of the cameras that have a frame, the one whose last turn is longest ago is next. So a fast camera cannot crowd out
+    a slow one, and a silent one costs nothing.
+
+    Args:
+        cameras: names.
+        pairing: of every mailbox.
+    """
+
+    def __init__(self, cameras: Sequence[str], pairing: Pairing = "latest") -> None:
+        self._changed = threading.Condition()
+        self._open = True
+        # In the order of their last turns.
+        self._boxes = OrderedDict((camera, Mailbox(pairing, self._changed)) for camera in cameras)
+
+    def __getitem__(self, camera: str) -> Mailbox:
+        return self._boxes[camera]
+
+    def take(self) -> tuple[str, Frame] | None:
+        """Wait for a frame and take it out, with the name of its camera; None once `close` was called."""
+        with self._changed:
+            while self._open:
+                for camera, box in self._boxes.items():
+                    frame = box.take()
+                    if frame is not None:
+                        self._boxes.move_to_end(camera)
+                        return camera, frame
+                self._changed.wait()
+            return None
+
+    def close(self) -> None:
+        """Let `take` return None from now on."""
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
 
 
 def stamp_of(message: Any) -> int:

@@ -23,29 +23,25 @@ from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallba
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from sem_depth_node.bundle import BundleError, ModelBundle
-from sem_depth_node.engines.engine import EngineError
+from sem_depth_node.engines.engine import DepthEngine, EngineError
 from sem_depth_node.engines.select import open_engines
 from sem_depth_node.estimator import DepthEstimator
 from sem_depth_node.ros import diagnostics
-from sem_depth_node.ros.mailbox import Mailbox, stamp_of
-from sem_depth_node.ros.outputs import DepthOutputs
+from sem_depth_node.ros.camera_stream import CameraStream
+from sem_depth_node.ros.mailbox import Mailboxes
 from sem_depth_node.ros.parameters import declare
-from sem_depth_node.ros.subscription import AdaptiveSubscription
 from sem_depth_node.ros.worker import FrameWorker
 from sem_depth_node.shipped import default_bundle
 
-# Messages that may wait in the middleware: enough for a burst, so that what is dropped is dropped, and counted, here.
-IMAGE_QUEUE, CAMERA_INFO_QUEUE = 5, 10
 ADAPT_PERIOD, DIAGNOSTICS_PERIOD = 0.5, 1.0  # seconds
-# An image without camera_info is worth a word only after this long: at the start either may come first.
-CAMERA_INFO_GRACE = 1.0
 
 
 class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
     """Estimates metric depth of `image` with `camera_info`; README.md has the topics, parameters.py the parameters.
+
+    With several cameras, each has these topics below its name, and all share the network in fair turns.
 
     `on_configure` loads and warms up the network, `on_activate` subscribes. The services of the lifecycle are answered
     beside everything else, so the node speaks while it configures; spin it with more than one thread.
@@ -67,19 +63,12 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         self._values = declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
-        logger = self.get_logger()
-        self._faults = diagnostics.FaultLog(logger.warning, logger.error)
-        self._statistics = diagnostics.FrameStatistics()
         self._cancelled = threading.Event()
         self._state_in_words = (diagnostics.OK, "unconfigured")
-        self._estimator: DepthEstimator | None = None
-        self._outputs: DepthOutputs | None = None
-        self._mailbox: Mailbox | None = None
+        self._bundle: ModelBundle | None = None
+        self._engines: list[DepthEngine] = []
+        self._cameras: list[CameraStream] = []
         self._worker: FrameWorker | None = None
-        self._image: AdaptiveSubscription | None = None
-        self._camera_info: AdaptiveSubscription | None = None
-        self._newest_stamp = 0
-        self._without_camera_info_since: float | None = None
 
         self._input_group = MutuallyExclusiveCallbackGroup()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -110,50 +99,30 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the bundle, make the engines and warm them up; FAILURE with one line for what cannot be used."""
         try:
-            self._estimator = self._load()
-            self._outputs = DepthOutputs(self)
+            self._load()
+            self._make_cameras()
         except (BundleError, EngineError, FileNotFoundError, ValueError) as error:
+            self._let_go()
             self._state_in_words = diagnostics.ERROR, f"not configured: {error}"
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
         except Exception:
             return self._failed("configure")
         self._state_in_words = diagnostics.OK, "inactive"
-        engines = "; ".join(engine.description for engine in self._estimator.engines)
-        self.get_logger().info(f"configured bundle {self._estimator.bundle.manifest.name!r} on {engines}")
+        assert self._bundle is not None
+        engines = "; ".join(engine.description for engine in self._engines)
+        self.get_logger().info(f"configured bundle {self._bundle.manifest.name!r} on {engines}")
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and begin to work."""
-        assert self._estimator is not None
-        assert self._outputs is not None
         try:
-            self._statistics = diagnostics.FrameStatistics()
-            self._newest_stamp, self._without_camera_info_since = 0, None
-            self._mailbox = Mailbox(self._values.pairing)
-            self._worker = FrameWorker(
-                self._mailbox,
-                self._estimator,
-                self._outputs,
-                lambda: self._values,
-                self._faults,
-                self._statistics,
-            )
-            self._camera_info = AdaptiveSubscription(
-                self, CameraInfo, "camera_info", self._on_camera_info, CAMERA_INFO_QUEUE, self._input_group
-            )
-            self._image = AdaptiveSubscription(
-                self,
-                CompressedImage if self._values.compressed else Image,
-                "image",
-                self._on_image,
-                IMAGE_QUEUE,
-                self._input_group,
-            )
+            mailboxes = Mailboxes([camera.name for camera in self._cameras], self._values.pairing)
+            walks = {camera.name: camera.open(mailboxes[camera.name]) for camera in self._cameras}
+            self._worker = FrameWorker(mailboxes, walks)
         except Exception:
             return self._failed("activate")
         self._state_in_words = diagnostics.OK, "active"
-        self.get_logger().info(f"active: image {self._image.topic_name}, camera_info {self._camera_info.topic_name}")
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -179,13 +148,13 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         self._let_go()
         return TransitionCallbackReturn.SUCCESS
 
-    def _load(self) -> DepthEstimator:
+    def _load(self) -> None:
         parameters = self._values
-        bundle = ModelBundle.load(Path(parameters.bundle) if parameters.bundle else default_bundle())
-        settings = parameters.estimator_settings(bundle.manifest.depth_range)
+        self._bundle = ModelBundle.load(Path(parameters.bundle) if parameters.bundle else default_bundle())
+        parameters.estimator_settings(self._bundle.manifest.depth_range)  # refused now rather than frame by frame
         self._on_progress("loading the engine", 0.0)
-        engines = open_engines(
-            bundle,
+        self._engines = open_engines(
+            self._bundle,
             parameters.engine,
             parameters.engine_input_size,
             cache_dir=parameters.engine_cache or None,
@@ -194,14 +163,15 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
             threads=parameters.threads,
             cancelled=self._cancelled,
         )
-        estimator = DepthEstimator(bundle, engines, settings)
-        try:
-            self._on_progress("warming up", 1.0)
-            estimator.warm_up()
-        except BaseException:
-            estimator.close()
-            raise
-        return estimator
+        self._on_progress("warming up", 1.0)
+        DepthEstimator(self._bundle, self._engines).warm_up()
+
+    def _make_cameras(self) -> None:
+        # The engines are the memory and are shared; an estimator keeps the framing and buffers of one camera.
+        assert self._bundle is not None
+        for name in self._values.cameras:
+            estimator = DepthEstimator(self._bundle, self._engines)
+            self._cameras.append(CameraStream(self, name, estimator, lambda: self._values, self._input_group))
 
     def _on_progress(self, phase: str, fraction: float) -> None:
         self._state_in_words = diagnostics.OK, f"configuring: {phase} ({fraction:.0%})"
@@ -214,22 +184,19 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         return TransitionCallbackReturn.ERROR
 
     def _end_work(self) -> None:
-        for subscription in (self._image, self._camera_info):
-            if subscription is not None:
-                subscription.destroy()
-        self._image = self._camera_info = None
+        for camera in self._cameras:
+            camera.close()
         if self._worker is not None:
             self._worker.stop()
-        self._worker = self._mailbox = None
+        self._worker = None
 
     def _let_go(self) -> None:
         self._end_work()
-        if self._outputs is not None:
-            self._outputs.destroy()
-            self._outputs = None
-        if self._estimator is not None:
-            self._estimator.close()
-            self._estimator = None
+        for camera in self._cameras:
+            camera.destroy()
+        for engine in self._engines:
+            engine.close()
+        self._cameras, self._engines, self._bundle = [], [], None
 
     def _one_at_a_time(self, change_state: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         """The service `change_state`, refusing what cannot be done now; rclpy's would end the node."""
@@ -250,55 +217,18 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
 
         return answer
 
-    # Input
-
-    def _on_image(self, image: Image | CompressedImage) -> None:
-        mailbox = self._mailbox
-        if mailbox is None:
-            return
-        self._statistics.arrived()
-        stamp = stamp_of(image)
-        if stamp < self._newest_stamp:
-            back = (self._newest_stamp - stamp) / 1e9
-            self._faults.report(
-                "stamp_backwards", f"image stamps jumped back by {back:.3f} s; starting over from there"
-            )
-            mailbox.restart()
-        self._newest_stamp = stamp
-        lonely = mailbox.waits_for_camera_info
-        if mailbox.put_image(image) is not None:
-            self._statistics.drop("no_camera_info" if lonely else "newer_came")
-
-    def _on_camera_info(self, camera_info: CameraInfo) -> None:
-        if self._mailbox is not None:
-            self._mailbox.put_camera_info(camera_info)
+    # Timers and parameters
 
     def _adapt(self) -> None:
-        """Follow the publishers' QoS, and notice images that stay without camera_info."""
-        for subscription in (self._image, self._camera_info):
-            if subscription is not None and (change := subscription.adapt()):
-                self.get_logger().info(change)
-        mailbox, camera_info = self._mailbox, self._camera_info
-        if mailbox is None or camera_info is None or not mailbox.waits_for_camera_info:
-            self._without_camera_info_since = None
-            return
-        now = self._steady.now().nanoseconds / 1e9
-        if self._without_camera_info_since is None:
-            self._without_camera_info_since = now
-        elif now - self._without_camera_info_since >= CAMERA_INFO_GRACE:
-            exact = " with the stamp of an image" if self._values.pairing == "exact" else ""
-            self._faults.report(
-                "no_camera_info",
-                f"images come without camera_info{exact}: {camera_info.topic_name} has {camera_info.publishers} "
-                "publishers; without calibration there is no metric depth",
-            )
+        for camera in self._cameras:
+            camera.adapt()
 
     def _on_set_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
-        estimator = self._estimator
+        bundle = self._bundle
         try:
-            changed = self._values.changed({p.name: p.value for p in parameters}, configured=estimator is not None)
-            if estimator is not None:
-                changed.estimator_settings(estimator.bundle.manifest.depth_range)
+            changed = self._values.changed({p.name: p.value for p in parameters}, configured=bundle is not None)
+            if bundle is not None:
+                changed.estimator_settings(bundle.manifest.depth_range)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self._values = changed
@@ -307,49 +237,25 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
     # Diagnostics
 
     def _publish_diagnostics(self) -> None:
-        name, estimator = self.get_fully_qualified_name().lstrip("/"), self._estimator
+        name, bundle = self.get_fully_qualified_name().lstrip("/"), self._bundle
         level, message = self._state_in_words
         engine: dict[str, str] = {}
-        if estimator is not None:
-            manifest = estimator.bundle.manifest
+        if bundle is not None:
             engine = {
-                "bundle": manifest.name,
-                "bundle folder": str(estimator.bundle.folder),
-                "bundle digest": estimator.bundle.digest,
-                "precision": manifest.precision,
-                **{f"engine {i}": e.description for i, e in enumerate(estimator.engines)},
+                "bundle": bundle.manifest.name,
+                "bundle folder": str(bundle.folder),
+                "bundle digest": bundle.digest,
+                "precision": bundle.manifest.precision,
+                **{f"engine {i}": e.description for i, e in enumerate(self._engines)},
             }
         statuses = [diagnostics.diagnostic_status(f"{name}: state", level, message, name, engine)]
         if self._worker is not None:
-            statuses.append(self._frames_status(name))
+            each = {camera.name: camera.status() for camera in self._cameras}
+            if len(each) > 1:
+                statuses.append(diagnostics.summary_status(f"{name}: cameras", name, each))
+            statuses += each.values()
         stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(diagnostics.diagnostic_array(stamp, statuses))
-
-    def _frames_status(self, name: str) -> Any:
-        values = self._statistics.key_values()
-        faults = self._faults.last
-        for fault, age in faults:
-            values[f"last {fault.kind}"] = f"{age:.0f} s ago: {fault.message}"
-        for kind, count in self._faults.counts.items():
-            values[f"count {kind}"] = str(count)
-        fresh = [fault for fault, age in faults if age < diagnostics.FAULT_SHOWS]
-        severe = [fault for fault in fresh if fault.severe]
-        silent = self._statistics.seconds_without_image
-        if severe:
-            level, message = diagnostics.ERROR, f"{severe[0].kind}: {severe[0].message}"
-        elif silent > self._values.input_timeout:
-            image = self._image
-            where = f"{image.topic_name} ({image.publishers} publishers)" if image is not None else "the image topic"
-            level, message = diagnostics.STALE, f"no image on {where} for {silent:.1f} s"
-        elif fresh:
-            level, message = diagnostics.WARN, f"{fresh[0].kind}: {fresh[0].message}"
-        elif self._outputs is not None and not self._outputs.wanted():
-            level, message = diagnostics.OK, "idle: nobody subscribes to an output"
-        else:
-            latency = values.get("latency median (ms)")
-            rate = values["output rate (Hz)"]
-            level, message = diagnostics.OK, f"{rate} Hz" + (f", latency {latency} ms" if latency else "")
-        return diagnostics.diagnostic_status(f"{name}: frames", level, message, name, values)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -35,6 +35,11 @@ FROM_DEPTH = frozenset({"depth/image", "depth/confidence", "depth/points", "dept
 HISTORY_DEPTH = 5
 
 
+def topic_of(camera: str, topic: str) -> str:
+    """A topic of one of the node's cameras, relative to the node's namespace."""
+    return f"{camera}/{topic}" if camera else topic
+
+
 class DepthOutputs:
     """Publishers of all outputs, and the messages they publish, made once for a size and filled in place.
 
@@ -42,14 +47,15 @@ class DepthOutputs:
 
     Args:
         node: a lifecycle node; the publishers are silent until it is active.
+        camera: put before the topics; may be empty.
     """
 
-    def __init__(self, node: LifecycleNodeMixin) -> None:
+    def __init__(self, node: LifecycleNodeMixin, camera: str = "") -> None:
         self._node = node
         self._publishers = {
             topic: node.create_lifecycle_publisher(
                 message_type,
-                topic,
+                topic_of(camera, topic),
                 QoSProfile(depth=HISTORY_DEPTH, reliability=ReliabilityPolicy.RELIABLE),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, cast
@@ -74,6 +75,12 @@ class Parameters:
         limits=(0, 1024),
         fixed_while_configured=True,
     )
+    cameras: tuple[str, ...] = _parameter(
+        ("",),
+        "Names of the cameras to serve. Each has the topics of a single camera below its name: front/image, "
+        "front/depth/image and so on. A single empty name is one camera without a name.",
+        fixed_while_configured=True,
+    )
     compressed: bool = _parameter(
         False,
         "The image topic carries sensor_msgs/CompressedImage (jpeg or png), not sensor_msgs/Image.",
@@ -134,6 +141,7 @@ class Parameters:
             _check(entry, getattr(self, entry.name))
         if self.input_size:
             _parse_size(self.input_size)
+        _check_cameras(self.cameras)
         if 0 < self.max_depth <= self.min_depth:
             raise ValueError(f"max_depth is {self.max_depth:g}, expected more than min_depth, {self.min_depth:g}")
 
@@ -144,7 +152,7 @@ class Parameters:
             ValueError: as for the class, or a value changes that takes effect at configure while `configured`.
         """
         ours = {entry.name: entry for entry in fields(self)}
-        values = {name: value for name, value in values.items() if name in ours}
+        values = {name: _hashable(value) for name, value in values.items() if name in ours}
         for name, value in values.items():
             if configured and ours[name].metadata["fixed_while_configured"] and value != getattr(self, name):
                 raise ValueError(
@@ -200,7 +208,7 @@ def declare(node: Node) -> Parameters:
         ValueError: see `Parameters`.
     """
     values = {
-        entry.name: node.declare_parameter(entry.name, entry.default, _descriptor(entry)).value
+        entry.name: _hashable(node.declare_parameter(entry.name, entry.default, _descriptor(entry)).value)
         for entry in fields(Parameters)
     }
     return Parameters(**values)
@@ -226,6 +234,24 @@ def _descriptor(entry: Field[Any]) -> ParameterDescriptor:
     elif limits:
         descriptor.floating_point_range = [FloatingPointRange(from_value=limits[0], to_value=limits[1])]
     return descriptor
+
+
+def _check_cameras(names: tuple[str, ...]) -> None:
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"cameras is {list(names)}, expected one or more names, all different")
+    for name in names:
+        if name == "" and len(names) == 1:
+            continue
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*", name):
+            raise ValueError(
+                f"cameras holds {name!r}, expected names that topics can begin with: letters, digits and underscores, "
+                "a letter first"
+            )
+
+
+def _hashable(value: Any) -> Any:
+    # rclpy gives an array of strings as a list.
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -1,11 +1,11 @@
-"""The thread that walks frames from message to messages."""
+"""The walk of a frame from message to messages, and the thread that does it."""
 
 from __future__ import annotations
 
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sem_depth_node.bad_input import BadInput
 from sem_depth_node.calibration import CalibrationReader
@@ -13,20 +13,17 @@ from sem_depth_node.engines.engine import EngineError
 from sem_depth_node.estimator import DepthEstimator
 from sem_depth_node.image_decoding import ImageDecoder
 from sem_depth_node.ros.diagnostics import FaultLog, FrameStatistics, FrameTiming
-from sem_depth_node.ros.mailbox import Frame, Mailbox
+from sem_depth_node.ros.mailbox import Frame, Mailboxes
 from sem_depth_node.ros.messages import depth_camera_info
 from sem_depth_node.ros.outputs import FROM_DEPTH, DepthOutputs
 from sem_depth_node.ros.parameters import Parameters
 
 
-class FrameWorker:
-    """Takes frames from a mailbox, estimates depth and publishes, in a thread of its own, until the mailbox closes.
-
-    What goes wrong with one frame is reported, and the next one is taken.
+class FrameWalk:
+    """Takes frames of one camera from message to messages.
 
     Args:
-        mailbox: to take from.
-        estimator: not used by anybody else meanwhile.
+        estimator: of this camera alone, so that what it keeps between frames fits; its engines may be shared.
         outputs: to publish on.
         parameters: called once a frame for the values of now.
         faults, statistics: told of every frame.
@@ -34,38 +31,30 @@ class FrameWorker:
 
     def __init__(
         self,
-        mailbox: Mailbox,
         estimator: DepthEstimator,
         outputs: DepthOutputs,
         parameters: Callable[[], Parameters],
         faults: FaultLog,
         statistics: FrameStatistics,
     ) -> None:
-        self._mailbox, self._estimator, self._outputs = mailbox, estimator, outputs
+        self._estimator, self._outputs = estimator, outputs
         self._parameters, self._faults, self._statistics = parameters, faults, statistics
         self._decoder = ImageDecoder()
         self._calibrations = CalibrationReader(parameters().rectification_mode)
-        self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
-        self._thread.start()
 
-    def stop(self) -> None:
-        """Close the mailbox and wait for the frame in work."""
-        self._mailbox.close()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (frame := self._mailbox.take()) is not None:
-            try:
-                self._walk(frame)
-            except BadInput as bad:
-                self._statistics.drop(bad.fault)
-                self._faults.report(bad.fault, str(bad))
-            except EngineError as error:
-                self._statistics.drop("engine_failed")
-                self._faults.report("engine_failed", str(error), severe=True)
-            except Exception:  # a defect of ours: said in full, and a robot goes on
-                self._statistics.drop("internal_error")
-                self._faults.report("internal_error", traceback.format_exc(), severe=True)
+    def walk(self, frame: Frame) -> None:
+        """Estimate depth and publish. What goes wrong is reported and does not get further."""
+        try:
+            self._walk(frame)
+        except BadInput as bad:
+            self._statistics.drop(bad.fault)
+            self._faults.report(bad.fault, str(bad))
+        except EngineError as error:
+            self._statistics.drop("engine_failed")
+            self._faults.report("engine_failed", str(error), severe=True)
+        except Exception:  # a defect of ours: said in full, and a robot goes on
+            self._statistics.drop("internal_error")
+            self._faults.report("internal_error", traceback.format_exc(), severe=True)
 
     def _walk(self, frame: Frame) -> None:
         taken = time.perf_counter()
@@ -122,3 +111,29 @@ class FrameWorker:
         if "depth/timing" in wanted:
             self._outputs.publish_timing(frame.image.header, timing)
         self._statistics.finish(timing)
+
+
+class FrameWorker:
+    """Takes frames from mailboxes and walks them, in a thread of its own, until the mailboxes close.
+
+    There is one for all cameras, because there is one network.
+
+    Args:
+        mailboxes: to take from.
+        walks: by camera.
+    """
+
+    def __init__(self, mailboxes: Mailboxes, walks: Mapping[str, FrameWalk]) -> None:
+        self._mailboxes, self._walks = mailboxes, walks
+        self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the mailboxes and wait for the frame in work."""
+        self._mailboxes.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (turn := self._mailboxes.take()) is not None:
+            camera, frame = turn
+            self._walks[camera].walk(frame)
