@@ -52,7 +52,7 @@ def in_order(points: NDArray[np.float64]) -> NDArray[np.float64]:
 def test_points_of_all_lasers_and_returns_are_where_they_are_in_the_world(drive: WaymoDrive, bag_path: Path) -> None:
     with BagReader(bag_path) as bag:
         tree = TransformTree.from_bag(bag)
-        clouds = messages_on(bag, "/lidar/points")
+        clouds = messages_on(bag, "/waymo/lidar/points")
         assert len(clouds) == drive.frames
         for cloud, world in zip(clouds, drive.world, strict=True):
             to_map = tree.lookup("map", cloud.header.frame_id, messages.nanoseconds(cloud.header.stamp))
@@ -68,8 +68,8 @@ def test_a_world_point_is_on_the_pixel_where_the_camera_saw_it(drive: WaymoDrive
     compared = 0
     with BagReader(bag_path) as bag:
         tree = TransformTree.from_bag(bag)
-        images = messages_on(bag, f"/camera_{camera}/image_raw/compressed")
-        infos = messages_on(bag, f"/camera_{camera}/camera_info")
+        images = messages_on(bag, f"/waymo/camera_{camera}/image_raw/compressed")
+        infos = messages_on(bag, f"/waymo/camera_{camera}/camera_info")
         for frame, (image, info) in enumerate(zip(images, infos, strict=True)):
             time = messages.nanoseconds(image.header.stamp)
             to_camera = tree.lookup(image.header.frame_id, "map", time)
@@ -96,7 +96,7 @@ def test_the_middle_column_looks_ahead_and_the_first_row_up(tmp_path: Path) -> N
     segment = ParquetSegment(drive.write(tmp_path / "data"))
     waymo_to_bag(segment, tmp_path / "bag")
     with BagReader(tmp_path / "bag") as bag:
-        up, left, ahead, down = messages.xyz(bag.first("/lidar/points"))
+        up, left, ahead, down = messages.xyz(bag.first("/waymo/lidar/points"))
     assert ahead[0] > 39
     assert abs(ahead[1]) < 3  # half a column is 1.4 m, and the vehicle turns
     assert left[1] > 38
@@ -106,7 +106,7 @@ def test_the_middle_column_looks_ahead_and_the_first_row_up(tmp_path: Path) -> N
 def test_images_pass_through_untouched_at_the_time_of_their_pose(drive: WaymoDrive, bag_path: Path) -> None:
     with BagReader(bag_path) as bag:
         for number, camera in CAMERAS.items():
-            images = messages_on(bag, f"/camera_{camera}/image_raw/compressed")
+            images = messages_on(bag, f"/waymo/camera_{camera}/image_raw/compressed")
             assert [bytes(image.data) for image in images] == [waymo.jpeg(number, n) for n in range(drive.frames)]
             assert [messages.nanoseconds(image.header.stamp) for image in images] == [
                 (waymo.START + n * waymo.PERIOD + waymo.IMAGE_DELAYS[number]) * 1000 for n in range(drive.frames)
@@ -115,10 +115,10 @@ def test_images_pass_through_untouched_at_the_time_of_their_pose(drive: WaymoDri
 
 def test_camera_and_lidar_of_the_bag_are_found_by_the_other_commands(bag_path: Path) -> None:
     with BagReader(bag_path) as bag:
-        stream = find_camera(bag, "/camera_side_left/image_raw/compressed")
-        assert (stream.camera_info, stream.compressed) == ("/camera_side_left/camera_info", True)
-        assert find_lidar(bag) == "/lidar/points"
-        assert bag.topics["/tf_static"].latched or bag.topics["/tf_static"].qos[0].durability.name == "TRANSIENT_LOCAL"
+        stream = find_camera(bag, "/waymo/camera_side_left/image_raw/compressed")
+        assert (stream.camera_info, stream.compressed) == ("/waymo/camera_side_left/camera_info", True)
+        assert find_lidar(bag) == "/waymo/lidar/points"
+        assert bag.topics["/tf_static"].qos[0].durability.name == "TRANSIENT_LOCAL"
 
 
 def test_messages_are_in_order_of_time_even_where_rows_are_not(tmp_path: Path, bag_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_messages_are_in_order_of_time_even_where_rows_are_not(tmp_path: Path, b
         times = [message.time for message in bag.messages()]
         assert times == sorted(times)
         assert times == [message.time for message in straight.messages()]
-        found, expected = (in_order(messages.xyz(b.first("/lidar/points"))) for b in (bag, straight))
+        found, expected = (in_order(messages.xyz(b.first("/waymo/lidar/points"))) for b in (bag, straight))
         np.testing.assert_array_equal(found, expected)
 
 
@@ -140,10 +140,10 @@ def test_chosen_cameras_frames_and_no_lidar(folder: Path, tmp_path: Path) -> Non
     with BagReader(tmp_path / "bag") as bag:
         counts = {topic.name: topic.count for topic in bag.topics.values()}
     assert counts == {
-        "/camera_front/camera_info": 1,
-        "/camera_front/image_raw/compressed": 1,
-        "/camera_side_left/camera_info": 1,
-        "/camera_side_left/image_raw/compressed": 1,
+        "/waymo/camera_front/camera_info": 1,
+        "/waymo/camera_front/image_raw/compressed": 1,
+        "/waymo/camera_side_left/camera_info": 1,
+        "/waymo/camera_side_left/image_raw/compressed": 1,
         "/tf": 5,
         "/tf_static": 1,
     }
@@ -161,7 +161,7 @@ def test_what_frames_lack_is_reported(tmp_path: Path) -> None:
     assert report.missing == {"image of camera front": 1, "scan of laser top": 1}
     with BagReader(tmp_path / "bag") as bag:
         tree = TransformTree.from_bag(bag)
-        cloud = bag.first("/lidar/points")  # of the front laser alone, placed by another camera's pose
+        cloud = bag.first("/waymo/lidar/points")  # of the front laser alone, placed by another camera's pose
         to_map = tree.lookup("map", cloud.header.frame_id, messages.nanoseconds(cloud.header.stamp))
         found = messages.xyz(cloud) @ to_map[:3, :3].T + to_map[:3, 3]
     expected = waymo.scan(waymo.FRONT_LASER, waymo.START, seed=waymo.FRONT_LASER).world
@@ -278,7 +278,7 @@ def test_an_existing_bag_is_replaced_only_by_force(folder: Path, tmp_path: Path)
         convert(folder, tmp_path / "bag", lidar=False)
     waymo_to_bag(ParquetSegment(folder), tmp_path / "bag", force=True)
     with BagReader(tmp_path / "bag") as bag:
-        assert "/lidar/points" in bag.topics
+        assert "/waymo/lidar/points" in bag.topics
 
 
 def test_an_interrupted_conversion_leaves_nothing(folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from sem_depth_node.bags.waymo.segment import CAMERAS, Matrix, WaymoError, Waymo
 from sem_depth_node.bags.writer import BagWriter, Storage
 
 WORLD, VEHICLE = "map", "base_link"
-POINTS = "/lidar/points"
+POINTS = "/waymo/lidar/points"
 POINT_FIELDS = ("x", "y", "z", "intensity", "elongation")
 
 # Axes of an optical frame (REP 103: z forward, x right, y down) in a frame with x forward, y left, z up.
@@ -43,12 +43,12 @@ class WaymoReport:
 
 def image_topic(camera: str) -> str:
     """The topic of a camera's images."""
-    return f"/camera_{camera}/image_raw/compressed"
+    return f"/waymo/camera_{camera}/image_raw/compressed"
 
 
 def camera_info_topic(camera: str) -> str:
     """The topic of a camera's calibration."""
-    return f"/camera_{camera}/camera_info"
+    return f"/waymo/camera_{camera}/camera_info"
 
 
 def optical_frame(camera: str) -> str:

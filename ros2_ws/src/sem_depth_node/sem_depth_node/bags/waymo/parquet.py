@@ -191,7 +191,9 @@ def segment_names(folder: Path) -> list[str]:
 def _only_segment(folder: Path) -> str:
     names = segment_names(folder)
     if not names and any(folder.glob("*.tfrecord")):
-        raise WaymoError(f"{folder}: has TFRecords, of the Waymo Open Dataset 1: give one of the .tfrecord files itself")
+        raise WaymoError(
+            f"{folder}: has TFRecords, of the Waymo Open Dataset 1: give one of the .tfrecord files itself"
+        )
     if not names:
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) if folder.is_dir() else "no folder"
         raise WaymoError(
