@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -273,6 +274,21 @@ def test_the_shipped_bundle_builds(tmp_path: Path) -> None:
         )
         warnings += engine.report["warnings"]
     assert not warnings
+
+
+def test_timings_are_kept_for_the_library_that_times_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # TensorRT-RTX under the other library's name: it has the same interface, and its timing caches are empty.
+    (tmp_path / "tensorrt.py").write_text("import sys, tensorrt_rtx\nsys.modules[__name__] = tensorrt_rtx\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    onnx_path = str(write_network(tmp_path / "n.onnx"))
+    timings = tmp_path / "gpu.timings"
+    wanted = BuildRequest(onnx_path, HEIGHT, WIDTH, "tensorrt", "8.9", timing_cache=str(timings))
+    assert build_engine(wanted, tmp_path / "plan", BuildWatch()).library == "tensorrt"
+    assert timings.stat().st_size > 0
+    timings.write_bytes(b"damaged")
+    build_engine(wanted, tmp_path / "plan", BuildWatch())
+    assert timings.read_bytes() != b"damaged"
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_library_that_is_not_installed_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,7 @@ class TensorRtEngine:
         engine, context = self._engine, self._context
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         if "image" in names and -1 in tuple(engine.get_tensor_shape("image")):
-            context.set_input_shape("image", self._host["image"].shape)
+            context.set_input_shape("image", self._host["image"].shape)  # refused: the shapes below tell
         found = {
             name: (np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name, tuple(context.get_tensor_shape(name)))
             for name in names
@@ -147,7 +147,8 @@ class TensorRtEngine:
         if found != expected:
             raise EngineError(f"the engine's inputs and outputs are {found}, expected {expected}; build it again")
         for name, address in self._device.items():
-            context.set_tensor_address(name, address)
+            if not context.set_tensor_address(name, address):
+                raise EngineError(f"TensorRT does not take the memory for {name}: {'; '.join(self._said)}")
 
     def _run(self) -> None:
         try:
