@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import signal
 from collections.abc import Iterator
@@ -53,6 +54,13 @@ class ReliabilityChoice(str, Enum):
     bag = "bag"
     reliable = "reliable"
     best_effort = "best_effort"
+
+
+class StorageChoice(str, Enum):
+    """Format of a rosbag2."""
+
+    mcap = "mcap"
+    sqlite3 = "sqlite3"
 
 
 def main() -> None:
@@ -249,6 +257,46 @@ def demo(
             raise typer.Exit(1) from None
     Console().print(report_table(report))
     messages.print(f"{out}: contact_sheet.png, report.json, recording/")
+
+
+@app.command("kitti-to-bag")
+def kitti_to_bag(
+    folder: Annotated[Path, typer.Argument(help="Raw drive, odometry sequence, or object training/testing folder.")],
+    out: Out,
+    camera: Annotated[
+        list[int] | None, typer.Option("--camera", "-c", help="Camera 0 to 3; repeat for several. All by default.")
+    ] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Folder of calib_*.txt, where not beside the drive.")] = None,
+    storage: Annotated[StorageChoice, typer.Option(help="Format of the bag.")] = StorageChoice.mcap,
+    compressed: Annotated[bool, typer.Option(help="Images as KITTI's own files, not pixels.")] = False,
+    force: Force = False,
+) -> None:
+    """Make a rosbag2 of KITTI: images, calibration, LiDAR, transforms, GPS and IMU at their original times."""
+    import time
+
+    from sem_depth_node.bags.kitti import KittiError, open_kitti
+    from sem_depth_node.bags.kitti import kitti_to_bag as convert
+    from sem_depth_node.bags.reader import BagError
+
+    began = time.monotonic()
+    with _exit_2_on(KittiError, BagError), messages.status(f"converting {folder}") as status:
+        count = itertools.count(1)
+        report = convert(
+            open_kitti(folder, calibration),
+            out,
+            cameras=camera or None,
+            storage=storage.value,
+            compressed=compressed,
+            force=force,
+            on_message=lambda: status.update(f"converting {folder}: {next(count)} messages"),
+        )
+    seconds = time.monotonic() - began
+    size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
+    for note in report.notes:
+        messages.print(note, markup=False)
+    for topic, number in sorted(report.messages.items()):
+        messages.print(f"{topic}: {number}")
+    messages.print(f"{out}: {sum(report.messages.values())} messages, {size:.1f} MB in {seconds:.1f} s", markup=False)
 
 
 @app.command()

@@ -13,8 +13,6 @@ from sem_depth_node.camera import CameraModel
 
 NANOSECONDS = 1_000_000_000
 
-# sensor_msgs/PointField datatypes as NumPy's, without byte order.
-_FIELD_DTYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 _FLOAT32 = 7
 
 _PLANE_DTYPES = {"32FC1": "f4", "16UC1": "u2"}
@@ -127,36 +125,6 @@ def point_cloud(
     )
 
 
-def xyz(cloud: Any) -> NDArray[np.float64]:
-    """The finite points (N, 3) of a PointCloud2, in the frame it is in.
-
-    Raises:
-        ValueError: it has no fields x, y, z, or its sizes disagree.
-    """
-    fields = {field.name: field for field in cloud.fields}
-    if missing := [name for name in "xyz" if name not in fields]:
-        raise ValueError(f"point cloud has no field {', '.join(missing)}, only {', '.join(fields) or 'none'}")
-    if cloud.row_step < cloud.width * cloud.point_step or len(cloud.data) < cloud.height * cloud.row_step:
-        raise ValueError(
-            f"point cloud of {cloud.width}x{cloud.height} points of {cloud.point_step} bytes has row_step "
-            f"{cloud.row_step} and {len(cloud.data)} bytes of data"
-        )
-    order = ">" if cloud.is_bigendian else "<"
-    record = np.dtype(
-        {
-            "names": list("xyz"),
-            "formats": [order + _FIELD_DTYPES[fields[name].datatype] for name in "xyz"],
-            "offsets": [fields[name].offset for name in "xyz"],
-            "itemsize": cloud.point_step,
-        }
-    )
-    rows = np.ndarray(
-        (cloud.height, cloud.width), record, np.asarray(cloud.data), strides=(cloud.row_step, cloud.point_step)
-    )
-    points = np.stack([rows[name].reshape(-1).astype(np.float64) for name in "xyz"], axis=1)
-    return points[np.isfinite(points).all(axis=1)]
-
-
 def depth_metres(image: Any) -> NDArray[np.float32]:
     """A depth image (H, W) in metres (REP 118): 32FC1 as it is, 16UC1 millimetres with 0 as NaN.
 
@@ -205,54 +173,3 @@ def transform(stamp: int, parent: str, child: str, matrix: NDArray[np.float64]) 
 def tf(*transforms: Any) -> ros.tf2_msgs__msg__TFMessage:
     """A message for /tf or /tf_static."""
     return ros.tf2_msgs__msg__TFMessage(transforms=list(transforms))
-
-
-def matrix_of(pose: Any) -> NDArray[np.float64]:
-    """The (4, 4) matrix of a geometry_msgs/Transform.
-
-    Raises:
-        ValueError: its quaternion has no length.
-    """
-    q = np.array([pose.rotation.x, pose.rotation.y, pose.rotation.z, pose.rotation.w])
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotation(q)
-    matrix[:3, 3] = pose.translation.x, pose.translation.y, pose.translation.z
-    return matrix
-
-
-def rotation(q: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotation matrix (3, 3) of a quaternion x, y, z, w of any length.
-
-    Raises:
-        ValueError: it has no length.
-    """
-    length = float(np.linalg.norm(q))
-    if not length > 0:
-        raise ValueError(f"quaternion {q.tolist()} is no rotation, expected a length above 0")
-    x, y, z, w = q / length
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
-def quaternion(matrix: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """Unit quaternion x, y, z, w of a rotation (3, 3), the nearest one where `matrix` is off by rounding.
-
-    The eigenvector of Bar-Itzhack's K matrix (J. Guidance 23(6), 2000), which needs no case distinctions.
-    """
-    r = matrix
-    k = np.array(
-        [
-            [r[0, 0] - r[1, 1] - r[2, 2], r[1, 0] + r[0, 1], r[2, 0] + r[0, 2], r[2, 1] - r[1, 2]],
-            [r[1, 0] + r[0, 1], r[1, 1] - r[0, 0] - r[2, 2], r[2, 1] + r[1, 2], r[0, 2] - r[2, 0]],
-            [r[2, 0] + r[0, 2], r[2, 1] + r[1, 2], r[2, 2] - r[0, 0] - r[1, 1], r[1, 0] - r[0, 1]],
-            [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], r[0, 0] + r[1, 1] + r[2, 2]],
-        ]
-    )
-    values, vectors = np.linalg.eigh(k / 3)
-    x, y, z, w = vectors[:, np.argmax(values)] * (1 if vectors[3, np.argmax(values)] >= 0 else -1)
-    return float(x), float(y), float(z), float(w)

@@ -21,7 +21,7 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from sem_depth_node.bags.reader import BagError
+from sem_depth_node.bags.reader import BagError, BagReader
 
 Storage = Literal["mcap", "sqlite3"]
 
@@ -155,3 +155,18 @@ def check_replaceable(path: Path, force: bool) -> None:
         raise BagError(f"{path}: exists already; --force replaces it")
     if not (path / "metadata.yaml").is_file():
         raise BagError(f"{path}: exists and is not a rosbag2 folder, so --force does not replace it")
+
+
+def copy_compressed(source: BagReader, path: Path, *, force: bool = False) -> None:
+    """Write all of a bag again as an mcap with zstd chunks.
+
+    Raises:
+        BagError: `source` is damaged, or `path` exists and `force` is not given.
+    """
+    with BagWriter(path, compress=True, force=force) as writer:
+        for topic in source.topics.values():
+            writer.add_topic(
+                topic.name, topic.type, latched=topic.latched, qos=topic.qos, definition=source.definition(topic.type)
+            )
+        for message in source.messages():
+            writer.write_serialized(message.topic, message.time, message.data)

@@ -21,7 +21,7 @@ _BACKGROUND, _TEXT, _FAINT = "#14171c", "#e8eaed", "#8b929c"
 _CELL_WIDTH = 5.2  # inches
 _DPI = 110
 _ABOVE_BACKGROUND = (28, 23, 20)  # BGR
-_LIDAR_COLOUR = (255, 120, 255)  # BGR
+_LIDAR_SHADE = np.array((170, 70, 170), np.uint8)  # BGR, added to a third of what is there
 # What hangs higher above the camera than this would hide the street from a view from above.
 _CEILING = 1.5
 _PAINTER = DepthPainter()
@@ -81,7 +81,7 @@ def write_contact_sheet(path: Path, title: str, subtitle: str, frames: Sequence[
     pixels = round(_CELL_WIDTH * _DPI), round(cell_height * _DPI)
     reach = _reach(frames)
     for x, name in zip(columns, ("image", "depth", "confidence", "cloud from above"), strict=True):
-        write(x + _CELL_WIDTH, head - 0.13, name, ha="right", weight="bold")
+        write(x, head - 0.13, name, weight="bold")
     for row, frame in enumerate(frames):
         y = head + row * row_height
         write(columns[0], y + row_height - 0.12, frame.title, color=_FAINT, fontsize=9)
@@ -95,12 +95,13 @@ def write_contact_sheet(path: Path, title: str, subtitle: str, frames: Sequence[
             axes = place(x, y, _CELL_WIDTH, cell_height)
             axes.imshow(cell, aspect="auto", interpolation="antialiased")
             axes.set_axis_off()
-    y = head + len(frames) * row_height + 0.12
-    _depth_legend(place(columns[1], y, _CELL_WIDTH * 0.62, 0.16))
-    write(columns[1] + _CELL_WIDTH * 0.66, y + 0.08, "black: unknown, grey: beyond range", color=_FAINT, fontsize=9)
-    _confidence_legend(place(columns[2], y, _CELL_WIDTH * 0.62, 0.16))
-    write(columns[2] + _CELL_WIDTH * 0.66, y + 0.08, "P(within 10 % of truth)", color=_FAINT, fontsize=9)
-    legend = f"camera left, looking right; lines every 10 m to {reach:g} m"
+    y = head + len(frames) * row_height + 0.1
+    for x, draw in ((columns[1], _depth_legend), (columns[2], _confidence_legend)):
+        draw(place(x + 0.1, y, _CELL_WIDTH * 0.45, 0.15))
+    aside = 0.5 * _CELL_WIDTH + 0.1
+    write(columns[1] + aside, y + 0.08, "black: unknown, grey: beyond range", color=_FAINT, fontsize=9)
+    write(columns[2] + aside, y + 0.08, "probability of being right within 10 %", color=_FAINT, fontsize=9)
+    legend = f"camera at the left, looking right to {reach:g} m"
     if any(frame.lidar is not None for frame in frames):
         legend += "; violet: LiDAR"
     write(columns[3], y + 0.08, legend, color=_FAINT, fontsize=9)
@@ -139,10 +140,12 @@ def picture_from_above(frame: SheetFrame, width: int, height: int, reach: float)
     order = np.argsort(-frame.points[:, 1], kind="stable")  # what is higher is drawn over what is lower
     order = order[frame.points[order, 1] > -_CEILING]
     rows, columns, seen = _from_above(frame.points[order], scale, width, height)
-    picture[rows, columns] = frame.colours[order][seen][:, ::-1]
+    colours = frame.colours[order][seen][:, ::-1]
+    for down, right in ((0, 1), (1, 0), (1, 1), (0, 0)):  # two pixels wide, or distant surfaces fall apart
+        picture[np.minimum(rows + down, height - 1), np.minimum(columns + right, width - 1)] = colours
     if frame.lidar is not None:
         rows, columns, _ = _from_above(frame.lidar[frame.lidar[:, 1] > -_CEILING], scale, width, height)
-        picture[rows, columns] = _LIDAR_COLOUR
+        picture[rows, columns] = picture[rows, columns] // 3 + _LIDAR_SHADE
     nose = np.array([[0, height // 2 - 6], [0, height // 2 + 6], [12, height // 2]], np.int32)
     cv2.fillConvexPoly(picture, nose, (240, 240, 240), cv2.LINE_AA)
     return np.ascontiguousarray(picture[..., ::-1])
@@ -171,7 +174,7 @@ def _depth_legend(axes: Any) -> None:
     # The colours are linear in inverse depth, and so is the legend.
     inverse = np.linspace(1 / near, 1e-6, 512, dtype=np.float32)
     axes.imshow(depth_picture(np.repeat(1 / inverse[None], 8, axis=0)), aspect="auto", extent=(0, 1, 0, 1))
-    marks = [near, 5.0, 10.0, 20.0, 80.0]
+    marks = [near, 5.0, 10.0, 30.0]
     axes.set_xticks([1 - near / metres for metres in marks], [f"{metres:g} m" for metres in marks])
     _style(axes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sem_depth_node.bags.reader import BagReader
 from sem_depth_node.bags.streams import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, CameraStream
+from sem_depth_node.bags.writer import copy_compressed
 from sem_depth_node.shipped import shipped_folder
 
 OUTPUTS = ("image", "camera_info", "confidence", "points", "preview", "timing")
@@ -61,6 +64,11 @@ class DemoSettings:
         return self.out / "recording"
 
     @property
+    def uncompressed(self) -> Path:
+        """The same while it is being recorded: compressing would take time from the node that is measured."""
+        return self.out / "recording.raw"
+
+    @property
     def replay_report(self) -> Path:
         """JSON of what was published."""
         return self.out / "replay.json"
@@ -90,7 +98,7 @@ def play_and_record(settings: DemoSettings, say: Callable[[str], None]) -> None:
         recorder = start(
             "record",
             *_cli("record", *inputs, *(f"/depth/{name}" for name in OUTPUTS), "/diagnostics"),
-            *("--out", str(settings.recording), "--force", "--compress"),
+            *("--out", str(settings.uncompressed), "--force"),
             *("--wait-timeout", str(_NODE_STARTS)),
         )
         recorder.wait_for_line("recording", _NODE_STARTS, alive=(node,))
@@ -103,6 +111,10 @@ def play_and_record(settings: DemoSettings, say: Callable[[str], None]) -> None:
         recorder.check_alive()
         recorder.interrupt()
         node.interrupt()
+    say("compressing the recording")
+    with BagReader(settings.uncompressed) as recorded:
+        copy_compressed(recorded, settings.recording, force=True)
+    shutil.rmtree(settings.uncompressed)
 
 
 def _node_arguments(settings: DemoSettings) -> list[str]:
