@@ -9,9 +9,10 @@ import bag_samples as samples
 import numpy as np
 import pytest
 
-from sem_depth_node.bags.messages import nanoseconds, xyz
 from sem_depth_node.bags.reader import BagError, BagReader
 from sem_depth_node.bags.streams import find_camera, find_lidar
+from sem_depth_node.cloud_decoding import xyz
+from sem_depth_node.stamps import nanoseconds
 
 FORMATS: dict[str, Callable[[Path], Path]] = {
     "mcap": lambda folder: samples.write_rosbag2(folder / "bag"),

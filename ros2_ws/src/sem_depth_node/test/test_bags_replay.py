@@ -23,10 +23,10 @@ from rosbags.interfaces import QosDurability, QosReliability
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from sem_depth_node.bags.messages import nanoseconds
 from sem_depth_node.bags.reader import BagTopic
 from sem_depth_node.bags.writer import LATCHED_QOS, RELIABLE_QOS
 from sem_depth_node.ros.replay import publisher_qos
+from sem_depth_node.stamps import nanoseconds
 
 
 @dataclass

@@ -14,14 +14,15 @@ import waymo_samples as waymo
 from numpy.typing import NDArray
 from waymo_samples import SEGMENT, WaymoDrive
 
-from sem_depth_node.bags import messages
 from sem_depth_node.bags.reader import BagError, BagReader
 from sem_depth_node.bags.streams import find_camera, find_lidar
-from sem_depth_node.bags.transforms import TransformTree
+from sem_depth_node.bags.transforms import transforms_of
 from sem_depth_node.bags.waymo.convert import WaymoReport, waymo_to_bag
 from sem_depth_node.bags.waymo.parquet import ParquetSegment
 from sem_depth_node.bags.waymo.segment import CAMERAS, WaymoError
 from sem_depth_node.bags.waymo.tfrecord import TfrecordSegment
+from sem_depth_node.cloud_decoding import xyz
+from sem_depth_node.stamps import nanoseconds
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +52,12 @@ def in_order(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def test_points_of_all_lasers_and_returns_are_where_they_are_in_the_world(drive: WaymoDrive, bag_path: Path) -> None:
     with BagReader(bag_path) as bag:
-        tree = TransformTree.from_bag(bag)
+        tree = transforms_of(bag)
         clouds = messages_on(bag, "/waymo/lidar/points")
         assert len(clouds) == drive.frames
         for cloud, world in zip(clouds, drive.world, strict=True):
-            to_map = tree.lookup("map", cloud.header.frame_id, messages.nanoseconds(cloud.header.stamp))
-            found = messages.xyz(cloud) @ to_map[:3, :3].T + to_map[:3, 3]
+            to_map = tree.lookup("map", cloud.header.frame_id, nanoseconds(cloud.header.stamp))
+            found = xyz(cloud) @ to_map[:3, :3].T + to_map[:3, 3]
             # The schema stores each pixel's pose in float32: 8 micrometres at 120 m, and 4e-8 rad at 60 m.
             np.testing.assert_allclose(in_order(found), in_order(world), atol=1e-4)
 
@@ -67,11 +68,11 @@ def test_a_world_point_is_on_the_pixel_where_the_camera_saw_it(drive: WaymoDrive
     camera = CAMERAS[number]
     compared = 0
     with BagReader(bag_path) as bag:
-        tree = TransformTree.from_bag(bag)
+        tree = transforms_of(bag)
         images = messages_on(bag, f"/waymo/camera_{camera}/image_raw/compressed")
         infos = messages_on(bag, f"/waymo/camera_{camera}/camera_info")
         for frame, (image, info) in enumerate(zip(images, infos, strict=True)):
-            time = messages.nanoseconds(image.header.stamp)
+            time = nanoseconds(image.header.stamp)
             to_camera = tree.lookup(image.header.frame_id, "map", time)
             optical = drive.world[frame] @ to_camera[:3, :3].T + to_camera[:3, 3]
             expected = waymo.seen_at(drive.world[frame], number, waymo.START + frame * waymo.PERIOD)
@@ -96,7 +97,7 @@ def test_the_middle_column_looks_ahead_and_the_first_row_up(tmp_path: Path) -> N
     segment = ParquetSegment(drive.write(tmp_path / "data"))
     waymo_to_bag(segment, tmp_path / "bag")
     with BagReader(tmp_path / "bag") as bag:
-        up, left, ahead, down = messages.xyz(bag.first("/waymo/lidar/points"))
+        up, left, ahead, down = xyz(bag.first("/waymo/lidar/points"))
     assert ahead[0] > 39
     assert abs(ahead[1]) < 3  # half a column is 1.4 m, and the vehicle turns
     assert left[1] > 38
@@ -108,7 +109,7 @@ def test_images_pass_through_untouched_at_the_time_of_their_pose(drive: WaymoDri
         for number, camera in CAMERAS.items():
             images = messages_on(bag, f"/waymo/camera_{camera}/image_raw/compressed")
             assert [bytes(image.data) for image in images] == [waymo.jpeg(number, n) for n in range(drive.frames)]
-            assert [messages.nanoseconds(image.header.stamp) for image in images] == [
+            assert [nanoseconds(image.header.stamp) for image in images] == [
                 (waymo.START + n * waymo.PERIOD + waymo.IMAGE_DELAYS[number]) * 1000 for n in range(drive.frames)
             ]
 
@@ -130,7 +131,7 @@ def test_messages_are_in_order_of_time_even_where_rows_are_not(tmp_path: Path, b
         times = [message.time for message in bag.messages()]
         assert times == sorted(times)
         assert times == [message.time for message in straight.messages()]
-        found, expected = (in_order(messages.xyz(b.first("/waymo/lidar/points"))) for b in (bag, straight))
+        found, expected = (in_order(xyz(b.first("/waymo/lidar/points"))) for b in (bag, straight))
         np.testing.assert_array_equal(found, expected)
 
 
@@ -160,10 +161,10 @@ def test_what_frames_lack_is_reported(tmp_path: Path) -> None:
     report = waymo_to_bag(ParquetSegment(drive.write(tmp_path / "data")), tmp_path / "bag")
     assert report.missing == {"image of camera front": 1, "scan of laser top": 1}
     with BagReader(tmp_path / "bag") as bag:
-        tree = TransformTree.from_bag(bag)
+        tree = transforms_of(bag)
         cloud = bag.first("/waymo/lidar/points")  # of the front laser alone, placed by another camera's pose
-        to_map = tree.lookup("map", cloud.header.frame_id, messages.nanoseconds(cloud.header.stamp))
-        found = messages.xyz(cloud) @ to_map[:3, :3].T + to_map[:3, 3]
+        to_map = tree.lookup("map", cloud.header.frame_id, nanoseconds(cloud.header.stamp))
+        found = xyz(cloud) @ to_map[:3, :3].T + to_map[:3, 3]
     expected = waymo.scan(waymo.FRONT_LASER, waymo.START, seed=waymo.FRONT_LASER).world
     np.testing.assert_allclose(in_order(found), in_order(expected), atol=1e-4)
 

@@ -11,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sem_depth_node.bad_input import BadInput
-from sem_depth_node.bags.lidar import remove_hidden, sparse_depth
-from sem_depth_node.bags.messages import depth_metres, nanoseconds, xyz
+from sem_depth_node.bags.messages import depth_metres
 from sem_depth_node.bags.process import FrameEstimator
 from sem_depth_node.bags.reader import BagError, BagReader
-from sem_depth_node.bags.transforms import TransformError, TransformTree
+from sem_depth_node.bags.transforms import transforms_of
 from sem_depth_node.camera import CameraModel
 from sem_depth_node.camera_info import camera_from_info
+from sem_depth_node.cloud_decoding import xyz
+from sem_depth_node.lidar import remove_hidden, sparse_depth
 from sem_depth_node.metrics import depth_metrics, evaluation_mask, mean_metrics
+from sem_depth_node.stamps import nanoseconds
+from sem_depth_node.transforms import TransformError
 
 # A scan belongs to an image when it was taken within half a period of a 10 Hz scanner.
 SCAN_TOLERANCE = 50_000_000
@@ -163,7 +166,7 @@ class LidarDepth:
         self._bag = bag
         self._topic = topic
         self._hidden_removed = hidden_removed
-        self._tree = TransformTree.from_bag(bag)
+        self._tree = transforms_of(bag)
         # By stamp, where each scan is in the bag. A scan without a stamp is taken to be from when it was recorded.
         self._scans = sorted(
             (nanoseconds(bag.decode(message).header.stamp) or message.time, message.time)

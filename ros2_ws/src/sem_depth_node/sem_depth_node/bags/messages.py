@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from rosbags.typesys.stores import ros2_jazzy as ros
 
 from sem_depth_node.camera import CameraModel
+from sem_depth_node.stamps import NANOSECONDS
+from sem_depth_node.transforms import quaternion
 
-NANOSECONDS = 1_000_000_000
-
-_FLOAT32 = 7
-
+_FLOAT32 = 7  # of sensor_msgs/PointField
 _PLANE_DTYPES = {"32FC1": "f4", "16UC1": "u2"}
 
 
@@ -22,11 +21,6 @@ def time(nanoseconds: int) -> ros.builtin_interfaces__msg__Time:
     """A stamp from nanoseconds since the epoch."""
     seconds, rest = divmod(nanoseconds, NANOSECONDS)
     return ros.builtin_interfaces__msg__Time(sec=seconds, nanosec=rest)
-
-
-def nanoseconds(stamp: Any) -> int:
-    """Nanoseconds since the epoch from a stamp."""
-    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
 
 
 def header(stamp: int, frame_id: str) -> ros.std_msgs__msg__Header:

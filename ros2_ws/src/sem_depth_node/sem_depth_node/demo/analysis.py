@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from sem_depth_node.bags.evaluate import LidarDepth, Protocol, Scores, recorded_predictions, score
-from sem_depth_node.bags.messages import nanoseconds
 from sem_depth_node.bags.reader import BagError, BagReader
 from sem_depth_node.bags.streams import CameraStream
+from sem_depth_node.stamps import nanoseconds
 
 
 @dataclass(frozen=True)

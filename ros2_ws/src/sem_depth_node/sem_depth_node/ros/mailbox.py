@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from sem_depth_node.stamps import nanoseconds
+
 Pairing = Literal["latest", "exact"]
 
 # Calibrations kept for images that are still on their way, when stamps must match.
@@ -134,5 +136,4 @@ class Mailboxes:
 
 def stamp_of(message: Any) -> int:
     """Nanoseconds of a message's header stamp."""
-    stamp = message.header.stamp
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+    return nanoseconds(message.header.stamp)
