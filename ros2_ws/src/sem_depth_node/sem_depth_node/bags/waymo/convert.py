@@ -151,8 +151,8 @@ def _points(
             points, features = world_points(scan, segment.lasers[name], world_from_vehicle)
         except ValueError as error:
             raise WaymoError(f"segment {segment.name}, frame at {frame.time} ns, laser {name}: {error}") from error
-        clouds.append(np.hstack((transformed(reference_from_world, points).astype(np.float32), features)))
-    return np.concatenate(clouds)
+        clouds.append(np.vstack((transformed(reference_from_world, points).astype(np.float32), features)))
+    return np.concatenate(clouds, axis=1).T
 
 
 def _sensor_frames(segment: WaymoSegment, time: int) -> Any:

@@ -19,7 +19,7 @@ def world_points(
         world_from_vehicle: (4, 4), the frame's pose; where pixels have poses of their own, those count.
 
     Returns:
-        points (N, 3) in metres, and their intensity and elongation (N, 2).
+        points (3, N) in metres, and their intensity and elongation (2, N).
 
     Raises:
         ValueError: range image, poses and calibration differ in their sizes.
@@ -35,24 +35,23 @@ def world_points(
                 flat * np.cos(azimuths)[columns],
                 flat * np.sin(azimuths)[columns],
                 ranges * np.sin(inclinations)[rows],
-            ),
-            axis=1,
+            )
         )
         in_vehicle = transformed(laser.vehicle_from_laser, in_laser)
         if scan.poses is None:
             points.append(transformed(world_from_vehicle, in_vehicle))
         elif scan.poses.shape[:2] == image.shape[:2]:
-            poses = scan.poses[rows, columns].astype(np.float64)
-            points.append(_rotated(poses[:, :3], in_vehicle) + poses[:, 3:])
+            poses = scan.poses[rows, columns].T.astype(np.float64)
+            points.append(_rotated(poses[:3], in_vehicle) + poses[3:])
         else:
             raise ValueError(f"range image is {image.shape[:2]}, its poses are {scan.poses.shape[:2]}")
-        features.append(image[rows, columns, 1:3])
-    return np.concatenate(points), np.concatenate(features)
+        features.append(image[rows, columns, 1:3].T)
+    return np.concatenate(points, axis=1), np.concatenate(features, axis=1)
 
 
 def transformed(matrix: Matrix, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points (N, 3) taken to another frame by `matrix` (4, 4)."""
-    return points @ matrix[:3, :3].T + matrix[:3, 3]
+    """Points (3, N) taken to another frame by `matrix` (4, 4)."""
+    return matrix[:3, :3] @ points + matrix[:3, 3:]
 
 
 def _angles(laser: WaymoLaser, height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -73,10 +72,10 @@ def _angles(laser: WaymoLaser, height: int, width: int) -> tuple[NDArray[np.floa
 
 
 def _rotated(angles: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each point (N, 3) turned by its own roll, then pitch, then yaw (N, 3) about the fixed axes x, y, z."""
-    (sr, sp, sy), (cr, cp, cy) = np.sin(angles).T, np.cos(angles).T
-    x, y, z = points.T
+    """Each point (3, N) turned by its own roll, then pitch, then yaw (3, N) about the fixed axes x, y, z."""
+    (sr, sp, sy), (cr, cp, cy) = np.sin(angles), np.cos(angles)
+    x, y, z = points
     y, z = cr * y - sr * z, sr * y + cr * z
     x, z = cp * x + sp * z, cp * z - sp * x
     x, y = cy * x - sy * y, sy * x + cy * y
-    return np.stack((x, y, z), axis=1)
+    return np.stack((x, y, z))
