@@ -63,6 +63,15 @@ class PaperShape:
     detail_channels: tuple[int, int] = (32, 64)
 
 
+CANONICAL_FOCAL_LENGTH = 720.0
+"""Pixels. About that of KITTI's colour cameras, so that canonical metres are near metres in a 352x1216 crop."""
+
+IMAGE_SIZE = (352, 1216)
+"""Height and width of the KITTI benchmark crop, which the paper's network takes unscaled."""
+
+SEECODER_SIZE = (176, 608)
+"""Height and width SeeCoder sees: half the image, see docs/paper_network.md for the measurement."""
+
 PAPER = PaperShape()
 
 SHRUNKEN = PaperShape(
@@ -97,9 +106,9 @@ SHRUNKEN = PaperShape(
 def paper_network(
     conditioning: Conditioning = "seecoder",
     *,
-    seecoder_size: tuple[int, int],
-    canonical_focal_length: float,
-    depth_range: tuple[float, float],
+    seecoder_size: tuple[int, int] = SEECODER_SIZE,
+    canonical_focal_length: float = CANONICAL_FOCAL_LENGTH,
+    depth_range: tuple[float, float] = (0.5, 200.0),
     timestep: int = 1,
     text_tokens: Tensor | None = None,
     shape: PaperShape = PAPER,

@@ -1,0 +1,51 @@
+"""A depth network as an ONNX graph of the bundle contract: static shapes, normalisation inside."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+from sem_depth_training.models.depth_network import DepthNetwork
+
+OPSET = 21
+"""The first with a group norm of its own, in place of reshapes around an instance norm."""
+
+
+def export_graph(network: DepthNetwork, size: tuple[int, int]) -> ir.Model:
+    """The network as a float32 graph for images of ``size`` (height, width).
+
+    Its weights stay the network's own memory until :func:`save_graph` writes them. The network is left in evaluation
+    mode with frozen parameters.
+    """
+    network.eval().requires_grad_(False)
+    image = torch.zeros(1, *size, 3, dtype=torch.uint8)
+    # The exporter's remarks on torchvision and on what it did not fold are of no use to whoever exports.
+    for name in ("torch.onnx", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Without no_grad the exporter plans attention for training, and its shapes then do not fit.
+    with torch.no_grad():
+        program = torch.onnx.export(
+            network,
+            (image,),
+            dynamo=True,
+            input_names=["image"],
+            output_names=["depth", "log_scale"],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model
+
+
+def save_graph(graph: ir.Model, path: Path, weights: str) -> None:
+    """Write a graph to ``path`` and its weights to the file named ``weights`` beside it, which may exceed 2 GB.
+
+    What the exporter noted on each node (source lines of this machine, module names) is left out; ``graph`` keeps it.
+    """
+    bare = graph.clone()
+    ClearMetadataAndDocStringPass()(bare)
+    ir.save(bare, path, external_data=weights)
