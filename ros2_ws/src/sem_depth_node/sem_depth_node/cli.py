@@ -299,6 +299,64 @@ def kitti_to_bag(
     messages.print(f"{out}: {sum(report.messages.values())} messages, {size:.1f} MB in {seconds:.1f} s", markup=False)
 
 
+@app.command("waymo-to-bag")
+def waymo_to_bag(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with camera_image/, lidar/ and so on (version 2), or a .tfrecord file (version 1).",
+            metavar="FOLDER|TFRECORD",
+        ),
+    ],
+    out: Out,
+    segment: Annotated[str | None, typer.Option(help="Name of the segment, where FOLDER has several.")] = None,
+    camera: Annotated[
+        list[str] | None,
+        typer.Option("--camera", "-c", help="front, front_left, ...; repeat for several. All by default."),
+    ] = None,
+    lidar: Annotated[bool, typer.Option(help="Write the lasers' points; without, their files are not needed.")] = True,
+    frames: Annotated[int | None, typer.Option(min=1, help="Take only so many frames.")] = None,
+    storage: Annotated[StorageChoice, typer.Option(help="Format of the bag.")] = StorageChoice.mcap,
+    compress: Annotated[bool, typer.Option(help="zstd the mcap's chunks.")] = False,
+    force: Force = False,
+) -> None:
+    """Make a rosbag2 of a segment of the Waymo Open Dataset: five cameras, the lasers' points, transforms."""
+    import time
+
+    from sem_depth_node.bags.reader import BagError
+    from sem_depth_node.bags.waymo.convert import waymo_to_bag as convert
+    from sem_depth_node.bags.waymo.parquet import ParquetSegment
+    from sem_depth_node.bags.waymo.segment import WaymoError, WaymoSegment
+    from sem_depth_node.bags.waymo.tfrecord import TfrecordSegment
+
+    began = time.monotonic()
+    with _exit_2_on(BagError, WaymoError), messages.status(f"converting {source}") as status:
+        opened: WaymoSegment
+        if source.is_file():
+            opened = TfrecordSegment(source, lidar=lidar)
+        else:
+            opened = ParquetSegment(source, segment, lidar=lidar)
+        report = convert(
+            opened,
+            out,
+            cameras=camera or (),
+            max_frames=frames,
+            storage=storage.value,
+            compress=compress,
+            force=force,
+            on_frame=lambda done: status.update(f"converting {opened.name}: {done} frames"),
+        )
+    seconds = time.monotonic() - began
+    size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
+    for what, count in sorted(report.missing.items()):
+        messages.print(f"missing: {what} in {count} of {report.frames} frames")
+    messages.print(
+        f"{out}: {report.frames} frames, {sum(report.images.values())} images of {len(report.images)} cameras, "
+        f"{report.clouds} clouds, {size:.1f} MB in {seconds:.1f} s",
+        markup=False,
+    )
+
+
 @app.command()
 def benchmark(
     bundle: Annotated[Path | None, typer.Option(help="Bundle to measure; the shipped compact one by default.")] = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +291,30 @@ def test_an_interrupted_conversion_leaves_nothing(folder: Path, tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt):
         waymo_to_bag(ParquetSegment(folder), tmp_path / "bag", on_frame=interrupt)
     assert nothing_left(tmp_path / "bag")
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "sem_depth_node.cli", "waymo-to-bag", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_the_command(folder: Path, drive: WaymoDrive, tmp_path: Path) -> None:
+    done = command(folder, "--out", tmp_path / "bag", "--camera", "front", "--storage", "sqlite3", "--frames", 1)
+    assert done.returncode == 0, done.stderr
+    assert "1 frames, 1 images of 1 cameras, 1 clouds" in done.stderr
+    assert (tmp_path / "bag" / "bag.db3").is_file()
+
+    refused = command(folder, "--out", tmp_path / "bag")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "exists already" in refused.stderr
+
+    record = waymo_frames.write_tfrecord(tmp_path / "segment.tfrecord", waymo_frames.frames(drive))
+    done = command(record, "--out", tmp_path / "bag", "--force", "--no-lidar")
+    assert "2 frames, 10 images of 5 cameras, 0 clouds" in done.stderr
+
+    wrong = command(tmp_path / "bag", "--out", tmp_path / "other")
+    assert wrong.returncode == 2
+    assert "not the Waymo Open Dataset" in wrong.stderr
 
 
 def test_an_unknown_camera_is_named(folder: Path, tmp_path: Path) -> None:
