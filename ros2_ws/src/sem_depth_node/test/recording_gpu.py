@@ -236,6 +236,7 @@ class RecordingTensorRt:
         self.refuse = 0
         self.fail_runs: int | None = None
         self.kernels_loaded: list[bytes] = []
+        self.kernels_saved = 0
 
     def Runtime(self, logger: Any) -> Any:
         def deserialize(plan: memoryview) -> Any:
@@ -262,6 +263,7 @@ class _Engine:
             for node in nodes
         }
         self.num_io_tensors = len(nodes)
+        self.device_memory_size_v2 = 1 << 20
         if trt.jit:
             self.create_runtime_config = lambda: _RuntimeConfig(trt)
 
@@ -334,7 +336,11 @@ class _RuntimeConfig:
             self.trt.kernels_loaded.append(content)
             return content == b"kernels"
 
-        return SimpleNamespace(deserialize=deserialize, serialize=lambda: b"kernels")
+        def serialize() -> bytes:
+            self.trt.kernels_saved += 1
+            return b"kernels"
+
+        return SimpleNamespace(deserialize=deserialize, serialize=serialize)
 
     def set_runtime_cache(self, cache: Any) -> bool:
         return cache is not None

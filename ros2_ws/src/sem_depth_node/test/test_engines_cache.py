@@ -180,6 +180,16 @@ def test_a_killed_builder_leaves_the_lock_and_the_next_cleans_up(tmp_path: Path)
     assert sorted(p.name for p in cache.iterdir()) == ["build.lock", KEY.file_name]
 
 
+def test_kernels_that_a_running_engine_is_writing_are_left_alone(tmp_path: Path) -> None:
+    fresh, old = tmp_path / "a.kernels.12-34.tmp", tmp_path / "b.kernels.12-34.tmp"
+    for path in (fresh, old):
+        path.write_bytes(b"kernels")
+    os.utime(old, (time.time() - 3600,) * 2)
+    EngineCache(tmp_path).get(KEY, writes(b"the plan"), BuildWatch())
+    assert fresh.exists()
+    assert not old.exists()
+
+
 def test_an_interrupted_builder_leaves_nothing_behind(tmp_path: Path) -> None:
     cache, log = tmp_path / "cache", tmp_path / "log"
     builder = slow_builder(cache, log, 600)

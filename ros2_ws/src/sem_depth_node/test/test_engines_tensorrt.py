@@ -240,6 +240,10 @@ def test_compiled_kernels_are_kept_and_used_at_the_next_start(
     assert not trt.kernels_loaded
     open_on(gpu, size, trt, kernel_cache=kernels).close()
     assert trt.kernels_loaded == [b"kernels"]
+    assert trt.kernels_saved == 1
+    kernels.write_bytes(b"of another driver")
+    open_on(gpu, size, trt, kernel_cache=kernels).close()
+    assert kernels.read_bytes() == b"kernels"
     assert [path.name for path in tmp_path.iterdir()] == ["engine.kernels"]
 
 
@@ -249,6 +253,26 @@ def test_kernels_that_cannot_be_kept_are_warned_about(
     trt = RecordingTensorRt(gpu, jit=True)
     open_on(gpu, size, trt, kernel_cache=tmp_path / "gone" / "engine.kernels").close()
     assert "engine.kernels" in caplog.messages[0]
+
+
+def test_kernels_that_cannot_be_read_are_warned_about(
+    gpu: RecordingCuda, size: BundleInput, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "engine.kernels").mkdir()
+    trt = RecordingTensorRt(gpu, jit=True)
+    open_on(gpu, size, trt, kernel_cache=tmp_path / "engine.kernels").close()
+    assert "cannot read compiled kernels" in caplog.messages[0]
+
+
+def test_closing_on_a_lost_device_warns_and_frees_what_it_can(
+    size: BundleInput, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu = RecordingCuda()
+    engine = open_on(gpu, size)
+    gpu.fail_call = len(gpu.calls)
+    engine.close()
+    assert "closing the engine" in caplog.messages[0]
+    assert gpu.held() == {"executables": 1}  # the call that failed; the rest was given back
 
 
 def test_the_real_library_refuses_a_plan_without_a_driver_and_all_is_given_back(
@@ -294,7 +318,7 @@ def test_a_cached_engine_is_opened_on_this_machines_gpu(
     library = TensorRtLibrary("tensorrt", RecordingTensorRt(gpu))
     cache = filled_cache(gpu, library)
     engine = open_engine(tiny_bundle, size, cache, BuildWatch(), BuildOptions(), library=library, cuda=Cuda(gpu))
-    assert engine.description == f"tensorrt 10.3.0.test on NVIDIA Test, {size.width}x{size.height}"
+    assert engine.description == f"tensorrt 10.3.0.test on NVIDIA Test, {size.width}x{size.height}, CUDA graph"
     image = images(size, 1)[0]
     np.testing.assert_array_equal(engine.infer(image).depth, OnnxRuntimeEngine(size).infer(image).depth)
     engine.close()

@@ -16,6 +16,7 @@ import mmap
 import os
 import platform
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -184,7 +185,7 @@ class EngineCache:
 
     def _build(self, key: EngineKey, build: Callable[[Path], Mapping[str, object]]) -> Path:
         path = self.folder / key.file_name
-        temporary = self.folder / f"{key.file_name}.{os.getpid()}.tmp"
+        temporary = _temporary(path)
         try:
             report = dict(build(temporary))
             _append_trailer(temporary, key, report)
@@ -214,9 +215,11 @@ class EngineCache:
             os.close(descriptor)  # lets go of the lock
 
     def _remove_leftovers(self) -> None:
-        """Remove what killed builders left; whoever holds the lock is the only builder."""
+        """Remove what killed processes left. Whoever holds the lock is the only builder."""
         for leftover in self.folder.glob("*.tmp"):
-            leftover.unlink(missing_ok=True)
+            # Kernels are written without the lock, in an instant.
+            if ".kernels." not in leftover.name or time.time() - leftover.stat().st_mtime > 60:
+                leftover.unlink(missing_ok=True)
 
     def _keep_within_limit(self, newest: Path) -> None:
         engines = {path: path.stat() for path in self.folder.glob("*.engine")}
@@ -238,12 +241,16 @@ def kernel_cache_path(engine: Path) -> Path:
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Write a file of the cache whole or not at all. Raises OSError."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         temporary.write_bytes(data)
         _sync_and_rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
 
 
 class _Unusable(Exception):

@@ -67,7 +67,8 @@ class TensorRtEngine:
         self._runtime: Any = None
         self._engine: Any = None
         self._context: Any = None
-        self._kernels: Any = None  # TensorRT-RTX's compiled kernels
+        self._kernels: Any = None  # what TensorRT-RTX has compiled
+        self._kernels_known = False
         self._graph: Any = None
         gpu = cuda.gpu()
         self.description = f"{library.name} {library.version} on {gpu.name}, {width}x{height}"
@@ -89,14 +90,21 @@ class TensorRtEngine:
             self._bind(library.trt)
             for _ in range(_WARM_UP_RUNS):
                 self._run()
-            if self._kernels is not None and kernel_cache is not None:
+            if kernel_cache is not None:
                 self._save_kernels(kernel_cache)
             if use_graph:
                 self._graph = self._capture(resources)
                 self._run()
+            if self._graph is not None:
+                self.description += ", CUDA graph"
             self._resources = resources.pop_all()
         self._output = EngineOutput(self._host["depth"][0], self._host["log_scale"][0])
         self._closed = False
+
+    @property
+    def device_memory(self) -> int:
+        """Bytes of GPU memory for what flows between the layers; weights and kernels come on top."""
+        return int(self._engine.device_memory_size_v2)
 
     def infer(self, image: NDArray[np.uint8]) -> EngineOutput:
         """Run the network; see `DepthEngine.infer`. The output must not be touched after `close`."""
@@ -110,7 +118,10 @@ class TensorRtEngine:
     def close(self) -> None:
         """Give back everything on the GPU and all pinned memory."""
         self._closed = True
-        self._resources.close()
+        try:
+            self._resources.close()
+        except EngineError as error:  # the device is lost, and all that was on it
+            self._log.warning(f"closing the engine: {error}")
 
     def _load(self, library: TensorRtLibrary, plan: memoryview, kernel_cache: Path | None) -> None:
         said: collections.deque[str] = collections.deque(maxlen=10)
@@ -123,9 +134,8 @@ class TensorRtEngine:
         if library.name == "tensorrt_rtx":
             settings = self._engine.create_runtime_config()
             self._kernels = settings.create_runtime_cache()
-            if kernel_cache is not None and kernel_cache.is_file():
-                # Refused when it is of another driver or GPU; the kernels are then compiled anew.
-                self._kernels.deserialize(kernel_cache.read_bytes())
+            if kernel_cache is not None:
+                self._load_kernels(kernel_cache)
             settings.set_runtime_cache(self._kernels)
             self._context = self._engine.create_execution_context(settings)
         else:
@@ -181,10 +191,22 @@ class TensorRtEngine:
         resources.callback(self._cuda.destroy_graph, graph)
         return graph
 
-    def _save_kernels(self, path: Path) -> None:
-        content = memoryview(self._kernels.serialize())
+    def _load_kernels(self, path: Path) -> None:
         try:
-            write_atomically(path, content)
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._log.warning(f"cannot read compiled kernels {path}, they are compiled again: {error}")
+            return
+        # Refused when they are of another driver, GPU or version, or damaged; the kernels are then compiled again.
+        self._kernels_known = self._kernels.deserialize(content)
+
+    def _save_kernels(self, path: Path) -> None:
+        if self._kernels is None or self._kernels_known:
+            return
+        try:
+            write_atomically(path, memoryview(self._kernels.serialize()))
         except OSError as error:
             self._log.warning(f"cannot keep compiled kernels in {path}, they are compiled at each start: {error}")
 
@@ -312,7 +334,7 @@ def open_engine(
 
     def load() -> TensorRtEngine:
         cached = build_or_find(bundle, bundle_input, library, target, cache, watch, options)
-        return TensorRtEngine(
+        opened = TensorRtEngine(
             cached.plan,
             bundle_input.height,
             bundle_input.width,
@@ -321,6 +343,9 @@ def open_engine(
             log=watch.log,
             kernel_cache=kernel_cache_path(cached.path),
         )
+        memory = (opened.device_memory + len(cached.plan)) / 2**20
+        watch.log.info(f"{opened.description}: about {memory:.0f} MiB of GPU memory, from {cached.path}")
+        return opened
 
     try:
         return load()

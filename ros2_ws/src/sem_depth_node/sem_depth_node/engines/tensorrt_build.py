@@ -126,13 +126,7 @@ def build_engine(request: BuildRequest, plan: Path, watch: BuildWatch) -> BuildR
     """
     events: queue.Queue[dict[str, Any] | None] = queue.Queue()
     command = [sys.executable, "-m", __name__, json.dumps(asdict(request)), str(plan)]
-    with (
-        tempfile.TemporaryFile() as output,
-        # Its own session: Ctrl-C reaches this process alone, which then ends the builder. stdin is its life line.
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, start_new_session=True
-        ) as process,
-    ):
+    with tempfile.TemporaryFile() as output, _start(command, output) as process:
         assert process.stdout is not None
         threading.Thread(target=_read_events, args=(process.stdout, events), daemon=True).start()
         try:
@@ -147,6 +141,15 @@ def build_engine(request: BuildRequest, plan: Path, watch: BuildWatch) -> BuildR
         output.seek(0)
         tail = output.read()[-2000:].decode(errors="replace").strip()
     raise EngineError(f"the TensorRT builder {_death(code)} while building {request.onnx}; its last words: {tail}")
+
+
+def _start(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    try:
+        # Its own session: Ctrl-C reaches this process alone, which then ends the builder. stdin is its life line.
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=output, start_new_session=True)
+    except OSError as error:
+        raise EngineError(f"cannot start the TensorRT builder with {sys.executable}: {error}") from error
 
 
 def _follow(events: queue.Queue[dict[str, Any] | None], watch: BuildWatch) -> BuildReport | None:
