@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rclpy.node import Node
     from rich.progress import Progress, TaskID
 
+    from sem_depth_node.bags.evaluate import Scores
     from sem_depth_node.estimator import DepthEstimator
 
 app = typer.Typer(
@@ -54,6 +55,14 @@ class ReliabilityChoice(str, Enum):
     bag = "bag"
     reliable = "reliable"
     best_effort = "best_effort"
+
+
+class CropChoice(str, Enum):
+    """Part of an image that counts in a score."""
+
+    garg = "garg"
+    eigen = "eigen"
+    none = "none"
 
 
 class StorageChoice(str, Enum):
@@ -216,6 +225,98 @@ def process(
         messages.print(f"not used: {count} images: {reason}", markup=False)
     median = 1e3 * statistics.median(report.engine_seconds)
     messages.print(f"{out}: depth for {report.frames} images, engine {median:.1f} ms median")
+
+
+@app.command()
+def evaluate(
+    bag: Bag,
+    run: Annotated[bool, typer.Option("--run", help="Compute depth now, instead of scoring recorded depth.")] = False,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Bag with the recorded depth, where BAG has only LiDAR and transforms.")
+    ] = None,
+    depth_topic: Annotated[str, typer.Option(help="Recorded depth; its camera_info is beside it.")] = "/depth/image",
+    bundle: Bundle = None,
+    engine: Engine = "auto",
+    image_topic: ImageTopic = None,
+    camera_info_topic: InfoTopic = None,
+    lidar_topic: LidarTopic = None,
+    rectified: Rectified = False,
+    crop: Annotated[CropChoice, typer.Option(help="Part of the image that counts.")] = CropChoice.garg,
+    max_depth: Annotated[float, typer.Option(help="Metres up to which measurements count.")] = 80.0,
+    keep_hidden: Annotated[
+        bool, typer.Option("--keep-hidden", help="Keep LiDAR points that an object hides from the camera.")
+    ] = False,
+    fixed_frame: Annotated[
+        str | None, typer.Option(help='A frame at rest ("map"), to undo the motion between scan and image.')
+    ] = None,
+    median_scaling: Annotated[
+        bool, typer.Option("--median-scaling", help="Scale each frame to the median of its LiDAR first.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for evaluation.json and .png.")] = None,
+) -> None:
+    """Score depth against the LiDAR in a bag: KITTI metrics, by range and by frame."""
+    from rich.progress import track
+
+    from sem_depth_node.bags import evaluate as scoring
+    from sem_depth_node.bags.evaluation_plots import write_evaluation_plots
+    from sem_depth_node.bags.latency import node_timing
+    from sem_depth_node.bags.process import FrameEstimator
+    from sem_depth_node.bags.reader import BagError, BagReader
+    from sem_depth_node.bags.streams import find_camera, find_lidar
+
+    protocol = scoring.Protocol(crop.value, max_depth, not keep_hidden, median_scaling)
+    with _exit_2_on(BagError), contextlib.ExitStack() as stack:
+        reader = stack.enter_context(BagReader(bag))
+        recording = reader if predictions is None else stack.enter_context(BagReader(predictions))
+        lidar = find_lidar(reader, lidar_topic)
+        if lidar is None:
+            raise BagError(f"{bag}: no LiDAR (sensor_msgs/msg/PointCloud2) to compare with; {reader.listing()}")
+        truth = scoring.LidarDepth(reader, lidar, hidden_removed=not keep_hidden, fixed_frame=fixed_frame)
+        folder = depth_topic.rpartition("/")[0]
+        if run:
+            stream = find_camera(reader, image_topic, camera_info_topic)
+            estimator = stack.enter_context(_estimator(bundle, engine))
+            frames = scoring.computed_predictions(reader, FrameEstimator(estimator, stream, rectified=rectified))
+            topic, timing = stream.image, None
+        else:
+            if depth_topic not in recording.topics:
+                raise BagError(
+                    f"{recording.path}: no topic {depth_topic}; --run computes depth now; {recording.listing()}"
+                )
+            frames = scoring.recorded_predictions(recording, depth_topic, f"{folder}/camera_info")
+            topic, timing = depth_topic, node_timing(recording, f"{folder}/timing")
+        total = (reader if run else recording).topics[topic].count
+        scores = scoring.score(track(frames, topic, total, console=messages, transient=True), truth, protocol)
+        if not scores.frames:
+            raise BagError(f"{bag}: none of {scores.unmatched} frames on {topic} has a scan of {lidar} within 50 ms")
+    report = {"bag": str(bag), "depth": topic, "lidar": lidar, **scores.as_report()}
+    report["timing_ms"] = None if timing is None else asdict(timing)
+    _print_scores(scores, title=f"{bag}: {topic} against {lidar}")
+    if timing is not None:
+        messages.print(
+            f"node: latency {timing.latency.median:.1f} ms median, {timing.latency.p95:.1f} ms p95; "
+            f"engine {timing.engine.median:.1f} ms, overhead {timing.overhead.median:.1f} ms"
+        )
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_evaluation_plots(out / "evaluation.png", bag.name, scores)
+        messages.print(f"{out}: evaluation.json, evaluation.png")
+
+
+def _print_scores(scores: Scores, title: str) -> None:
+    from rich.table import Table
+
+    table = Table("metric", "mean", title=title, caption=f"{len(scores.frames)} frames; {scores.protocol}")
+    for name, value in scores.mean.items():
+        table.add_row(name, f"{value:.3f}")
+    ranges = Table("measured depth", "pixels", "AbsRel", "RMSE (m)", "bias (m)")
+    for part in (part.summary() for part in scores.ranges if part.pixels):
+        numbers = (f"{part['abs_rel']:.3f}", f"{part['rmse']:.2f}", f"{part['bias']:+.2f}")
+        ranges.add_row(f"{part['from']:g} to {part['to']:g} m", str(part["pixels"]), *numbers)
+    console = Console()
+    console.print(table)
+    console.print(ranges)
 
 
 @app.command()

@@ -26,6 +26,7 @@ from sem_depth_node.transforms import TransformError
 # A scan belongs to an image when it was taken within half a period of a 10 Hz scanner.
 SCAN_TOLERANCE = 50_000_000
 RANGES = ((0.0, 10.0), (10.0, 20.0), (20.0, 30.0), (30.0, 50.0), (50.0, 80.0), (80.0, 200.0))
+JOINT_EDGES = np.geomspace(1.0, 80.0, 81)
 
 
 @dataclass(frozen=True)
@@ -124,12 +125,14 @@ class Scores:
         protocol: how it was scored.
         frames: those that had ground truth.
         ranges: errors by measured depth.
+        joint: pixels by measured (rows) and predicted (columns) depth, in bins of `JOINT_EDGES` metres.
         unmatched: frames without a scan near in time.
     """
 
     protocol: Protocol
     frames: list[FrameScore] = field(default_factory=list)
     ranges: list[RangeError] = field(default_factory=lambda: [RangeError(low, high) for low, high in RANGES])
+    joint: NDArray[np.float64] = field(default_factory=lambda: np.zeros((len(JOINT_EDGES) - 1,) * 2))
     unmatched: int = 0
 
     @property
@@ -157,16 +160,24 @@ class LidarDepth:
         bag: open, for as long as this is used.
         topic: of the scans (PointCloud2).
         hidden_removed: leave out points that an object hides from the camera.
+        fixed_frame: a frame that does not move ("map"), to account for the vehicle's motion between scan and image;
+            None takes both for simultaneous, as KITTI's ground truth does.
 
     Raises:
-        BagError: the topic is not in the bag.
+        BagError: the topic is not in the bag, or its transforms are malformed.
     """
 
-    def __init__(self, bag: BagReader, topic: str, *, hidden_removed: bool = True) -> None:
+    def __init__(
+        self, bag: BagReader, topic: str, *, hidden_removed: bool = True, fixed_frame: str | None = None
+    ) -> None:
         self._bag = bag
         self._topic = topic
         self._hidden_removed = hidden_removed
-        self._tree = transforms_of(bag)
+        self._fixed_frame = fixed_frame
+        try:
+            self._tree = transforms_of(bag)
+        except ValueError as error:
+            raise BagError(f"{bag.path}: tf: {error}") from error
         # By stamp, where each scan is in the bag. A scan without a stamp is taken to be from when it was recorded.
         self._scans = sorted(
             (nanoseconds(bag.decode(message).header.stamp) or message.time, message.time)
@@ -197,11 +208,17 @@ class LidarDepth:
         cloud = self._bag.decode(next(self._bag.messages([self._topic], recorded, recorded + 1)))
         try:
             points = xyz(cloud)
-            matrix = self._tree.lookup(frame_id, cloud.header.frame_id, stamp)
+            matrix = self._camera_from_lidar(frame_id, stamp, cloud.header.frame_id, taken)
         except (ValueError, TransformError) as error:
             raise BagError(f"{self._bag.path}: topic {self._topic}: {error}") from error
         depth = sparse_depth(points @ matrix[:3, :3].T + matrix[:3, 3], camera)
         return remove_hidden(depth, camera) if self._hidden_removed else depth
+
+    def _camera_from_lidar(self, camera: str, stamp: int, lidar: str, taken: int) -> NDArray[np.float64]:
+        if self._fixed_frame is None:
+            return self._tree.lookup(camera, lidar, stamp)
+        fixed = self._tree.lookup(self._fixed_frame, lidar, taken)
+        return np.asarray(self._tree.lookup(camera, self._fixed_frame, stamp) @ fixed)
 
 
 def recorded_predictions(bag: BagReader, image: str, camera_info: str) -> Iterator[Prediction]:
@@ -301,5 +318,7 @@ def _score_one(prediction: Prediction, truth: LidarDepth, scores: Scores) -> Non
     metrics = depth_metrics(depth, measured, mask, max_depth=protocol.max_depth)
     scores.frames.append(FrameScore(prediction.stamp, int(answered.sum()), metrics, prediction.seconds))
     clamped = np.clip(depth[answered].astype(np.float64), 1e-3, protocol.max_depth)
+    true = measured[answered].astype(np.float64)
     for part in scores.ranges:
-        part.add(clamped, measured[answered].astype(np.float64))
+        part.add(clamped, true)
+    scores.joint += np.histogram2d(true, clamped, bins=(JOINT_EDGES, JOINT_EDGES))[0]

@@ -24,6 +24,7 @@ from rosbags.typesys.stores import ros2_jazzy as ros
 from sem_depth_node.bags import messages
 from sem_depth_node.bags.writer import BagWriter, Storage
 from sem_depth_node.camera import CameraModel
+from sem_depth_node.transforms import quaternion
 
 Matrix = NDArray[np.float64]
 
@@ -503,7 +504,7 @@ class _Oxts:
         v = self.values
         head = messages.header(stamp, IMU)
         pose = self.pose(origin)
-        orientation = ros.geometry_msgs__msg__Quaternion(*messages.quaternion(pose[:3, :3]))
+        orientation = ros.geometry_msgs__msg__Quaternion(*quaternion(pose[:3, :3]))
         rates = _vector(v["wx"], v["wy"], v["wz"])
         unknown = np.zeros(9)
         yield Timed(

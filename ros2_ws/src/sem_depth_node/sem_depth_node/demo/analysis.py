@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sem_depth_node.bags.evaluate import LidarDepth, Protocol, Scores, recorded_predictions, score
+from sem_depth_node.bags.latency import Distribution, arrivals, node_timing
 from sem_depth_node.bags.reader import BagError, BagReader
 from sem_depth_node.bags.streams import CameraStream
-from sem_depth_node.stamps import nanoseconds
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """Median and 95th percentile of milliseconds."""
-
-    median: float
-    p95: float
-
-    @classmethod
-    def of(cls, milliseconds: Sequence[float]) -> Distribution:
-        """Of at least one value."""
-        return cls(statistics.median(milliseconds), float(np.percentile(milliseconds, 95)))
 
 
 @dataclass(frozen=True)
@@ -101,7 +84,9 @@ def analyse(
     answered = arrivals(recording, "/depth/image")
     if not answered:
         raise BagError(f"{recording.path}: no depth image for any of {len(arrived)} images; see the logs beside it")
-    timing = _timing(recording)
+    timing = node_timing(recording, "/depth/timing")
+    if timing is None:
+        raise BagError(f"{recording.path}: nothing on /depth/timing; see the logs beside it")
     scores = None
     if lidar is not None:
         predictions = recorded_predictions(recording, "/depth/image", "/depth/camera_info")
@@ -121,25 +106,11 @@ def analyse(
         answered=len(answered),
         seconds=(stamps[-1] - stamps[0]) / 1e9,
         latency=Distribution.of([(answered[stamp] - arrived[stamp]) / 1e6 for stamp in answered if stamp in arrived]),
-        node=Distribution.of(timing["latency (ms)"]),
-        engine_time=Distribution.of(timing["engine (ms)"]),
-        overhead=Distribution.of(timing["overhead (ms)"]),
+        node=timing.latency,
+        engine_time=timing.engine,
+        overhead=timing.overhead,
         scores=scores if scores is not None and scores.frames else None,
     )
-
-
-def arrivals(bag: BagReader, topic: str) -> dict[int, int]:
-    """By header stamp, when each message of `topic` was recorded."""
-    return {nanoseconds(bag.decode(message).header.stamp): message.time for message in bag.messages([topic])}
-
-
-def _timing(bag: BagReader) -> dict[str, list[float]]:
-    values: dict[str, list[float]] = {}
-    for message in bag.messages(["/depth/timing"]):
-        for status in bag.decode(message).status:
-            for pair in status.values:
-                values.setdefault(pair.key, []).append(float(pair.value))
-    return values
 
 
 def _last_diagnostics(bag: BagReader) -> dict[str, str]:

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from sem_depth_node.bags.evaluate import LidarDepth
+from sem_depth_node.bags.latency import Distribution, arrivals
 from sem_depth_node.bags.messages import depth_metres, plane
 from sem_depth_node.bags.reader import BagError, BagReader
 from sem_depth_node.bags.streams import CameraStream
 from sem_depth_node.camera import CameraModel
 from sem_depth_node.camera_info import camera_from_info
-from sem_depth_node.demo.analysis import DemoReport, Distribution, analyse, arrivals
+from sem_depth_node.demo.analysis import DemoReport, analyse
 from sem_depth_node.demo.contact_sheet import SheetFrame, write_contact_sheet
 from sem_depth_node.demo.processes import DemoSettings, play_and_record
 from sem_depth_node.image_decoding import ImageDecoder
