@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ import waymo_samples as waymo
 from numpy.typing import NDArray
 from waymo_samples import SEGMENT, WaymoDrive
 
+from sem_depth_node.bags.messages import depth_metres
+from sem_depth_node.bags.process import FrameEstimator, process_bag
 from sem_depth_node.bags.reader import BagError, BagReader
 from sem_depth_node.bags.streams import find_camera, find_lidar
 from sem_depth_node.bags.transforms import transforms_of
@@ -23,7 +26,10 @@ from sem_depth_node.bags.waymo.convert import WaymoReport, waymo_to_bag
 from sem_depth_node.bags.waymo.parquet import ParquetSegment
 from sem_depth_node.bags.waymo.segment import CAMERAS, WaymoError
 from sem_depth_node.bags.waymo.tfrecord import TfrecordSegment
+from sem_depth_node.bundle import ModelBundle
 from sem_depth_node.cloud_decoding import xyz
+from sem_depth_node.engines.select import open_engines
+from sem_depth_node.estimator import DepthEstimator
 from sem_depth_node.stamps import nanoseconds
 
 
@@ -122,6 +128,24 @@ def test_camera_and_lidar_of_the_bag_are_found_by_the_other_commands(bag_path: P
         assert (stream.camera_info, stream.compressed) == ("/waymo/camera_side_left/camera_info", True)
         assert find_lidar(bag) == "/waymo/lidar/points"
         assert bag.topics["/tf_static"].qos[0].durability.name == "TRANSIENT_LOCAL"
+
+
+def test_processing_the_bag_rectifies_its_images(bag_path: Path, tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    out = tmp_path / "processed"
+    with (
+        BagReader(bag_path) as bag,
+        contextlib.closing(DepthEstimator(tiny_bundle, open_engines(tiny_bundle))) as depth,
+    ):
+        stream = find_camera(bag, "/waymo/camera_front/image_raw/compressed")
+        process_bag(bag, FrameEstimator(depth, stream), out)
+    with BagReader(out) as bag:
+        raw, rectified = bag.first("/waymo/camera_front/camera_info"), bag.first("/depth/camera_info")
+        assert raw.d.any()
+        assert not rectified.d.any()
+        np.testing.assert_allclose(rectified.k, raw.k)
+        found = depth_metres(bag.first("/depth/image"))
+    # The lens is a barrel towards the corners, so the rectified image keeps to what was seen.
+    assert np.isfinite(found).mean() > 0.9
 
 
 def test_messages_are_in_order_of_time_even_where_rows_are_not(tmp_path: Path, bag_path: Path) -> None:

@@ -15,8 +15,8 @@ from sem_depth_node.bags import messages
 from sem_depth_node.bags.reader import BagError, BagMessage, BagReader
 from sem_depth_node.bags.streams import CameraStream
 from sem_depth_node.bags.writer import BagWriter, Storage
-from sem_depth_node.camera import CameraModel
-from sem_depth_node.camera_info import camera_from_info, camera_of_image
+from sem_depth_node.calibration import CalibrationReader
+from sem_depth_node.camera_info import camera_from_info
 from sem_depth_node.estimator import DepthEstimate, DepthEstimator
 from sem_depth_node.image_decoding import ImageDecoder
 from sem_depth_node.pointcloud import PointCloudBuilder
@@ -49,15 +49,16 @@ class FrameEstimator:
     Args:
         estimator: the network.
         stream: the camera's topics; an attribute too.
-        rectified: images are rectified already: P of camera_info is their K.
+        rectified: images are rectified already: P of camera_info is their K. Otherwise they are rectified here where
+            camera_info has distortion.
     """
 
     def __init__(self, estimator: DepthEstimator, stream: CameraStream, *, rectified: bool = False) -> None:
         self._estimator = estimator
         self.stream = stream
-        self._rectified = rectified
+        self._calibrations = CalibrationReader("upstream" if rectified else "here")
         self._decoder = ImageDecoder()
-        self._camera: CameraModel | None = None
+        self._info: Any = None
 
     def take_info(self, info: Any) -> None:
         """Use this camera_info from now on.
@@ -65,20 +66,25 @@ class FrameEstimator:
         Raises:
             BadInput: it has no usable intrinsics.
         """
-        self._camera = camera_from_info(info, self._rectified)
+        camera_from_info(info, self._calibrations.mode == "upstream")
+        self._info = info
 
     def estimate(self, image: Any) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], DepthEstimate]:
-        """RGB and depth of an image message. Both are used again by the next call.
+        """Rectified RGB and depth of an image message. Both are used again by the next call.
 
         Raises:
             BadInput: the image is damaged, or no camera_info fits it.
         """
         decode = self._decoder.decode_compressed if self.stream.compressed else self._decoder.decode
         rgb = decode(image)
-        if self._camera is None:
+        if self._info is None:
             raise BadInput("camera_info_missing", f"no usable camera_info on {self.stream.camera_info}")
-        camera = camera_of_image(self._camera, rgb.shape[1], rgb.shape[0])
-        return rgb, self._estimator.estimate(rgb, camera)
+        calibration = self._calibrations.read(self._info, rgb.shape[1], rgb.shape[0])
+        rgb = calibration.rectify(rgb)
+        estimate = self._estimator.estimate(rgb, calibration.camera)
+        if calibration.rectification is not None:
+            calibration.rectification.mark_unseen(estimate.depth, estimate.confidence, estimate.camera)
+        return rgb, estimate
 
 
 def process_bag(
