@@ -1,0 +1,1 @@
+"""Training workspace of sem_depth: data, networks, losses, evaluation and export to model bundles."""

@@ -1,0 +1,26 @@
+"""Exponential moving average of a network's weights."""
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """Averages every floating-point tensor of `model`'s state; others are copied. The decay warms up with the steps."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after `step` steps."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages: list[Tensor] = []
+        values: list[Tensor] = []
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                averages.append(self.state[name])
+                values.append(tensor)
+            else:
+                self.state[name].copy_(tensor)
+        torch._foreach_lerp_(averages, values, 1 - decay)

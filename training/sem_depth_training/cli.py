@@ -1,0 +1,114 @@
+"""The command `sem-depth-train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.callback()
+def _command() -> None:
+    """Train, evaluate and export the depth networks of sem_depth."""
+
+
+@app.command()
+def fit(
+    config: Annotated[Path, typer.Argument(help="YAML configuration, as in training/configs/.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: checkpoint and TensorBoard logs.")],
+) -> None:
+    """Train a network; run it again to go on where it stopped."""
+    from sem_depth_training.config import read_config
+    from sem_depth_training.train import fit as run
+
+    run(read_config(config), output)
+
+
+@app.command()
+def describe(
+    preset: Annotated[str, typer.Option(help="compact or paper.")] = "paper",
+    size: Annotated[str, typer.Option(help="Image size, HEIGHTxWIDTH.")] = "352x1216",
+    conditioning: Annotated[str, typer.Option(help="seecoder, seecoder_pa, none; paper: clip too.")] = "seecoder",
+    seecoder_size: Annotated[str, typer.Option(help="Size SeeCoder sees at paper size, HEIGHTxWIDTH.")] = "176x608",
+) -> None:
+    """Count parameters and operations part by part, beside other diffusion depth networks."""
+    from sem_depth_training.describe import preset_builder, print_description
+
+    build = preset_builder(preset, conditioning, _size(seecoder_size, "--seecoder-size"))
+    title = f"{preset}, {conditioning}"
+    if preset == "paper" and conditioning.startswith("seecoder"):
+        title += f" at {seecoder_size}"
+    print_description(title, build, _size(size, "--size"), Console())
+
+
+@app.command("fetch-weights")
+def fetch_weights(
+    names: Annotated[list[str], typer.Argument(help="stable-diffusion, seecoder, seecoder-pa, clip.")],
+    to: Annotated[Path, typer.Option(help="Folder for downloads and for weights.json, which records them.")] = Path(
+        "weights"
+    ),
+    local: Annotated[list[str], typer.Option(help="NAME=PATH: take these weights from here instead.")] = [],  # noqa: B006
+) -> None:
+    """Download the public weights of the paper's network, check them, and say which licence each carries."""
+    from sem_depth_training.fetch_weights import fetch_weights as fetch
+
+    paths = dict(entry.split("=", 1) if "=" in entry else (entry, "") for entry in local)
+    if unknown := [f"{name}={path}" for name, path in paths.items() if name not in names or not path]:
+        raise typer.BadParameter(f"expected NAME=PATH with a NAME that is fetched, found {', '.join(unknown)}")
+    console = Console()
+    for name in names:
+        fetched = fetch(name, to, Path(paths[name]) if name in paths else None)
+        console.print(f"{name}: {fetched.path}\n  from {fetched.source}\n  licence: {fetched.licence}", markup=False)
+
+
+@app.command("check-paper")
+def check_paper(
+    frame: Annotated[Path | None, typer.Option(help="A photograph to check with; without one, a drawn scene.")] = None,
+    report: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("docs/check_paper.md"),
+    size: Annotated[str, typer.Option(help="Image size, HEIGHTxWIDTH.")] = "352x1216",
+    seecoder_size: Annotated[str, typer.Option(help="Size SeeCoder sees, HEIGHTxWIDTH.")] = "176x608",
+    conditioning: Annotated[str, typer.Option(help="seecoder, seecoder_pa, clip or none.")] = "seecoder",
+    compute_capability: Annotated[str, typer.Option(help="Of the GPU the engine is for.")] = "8.9",
+    shrunken: Annotated[bool, typer.Option(help="Every part small: seconds, to try the check itself.")] = False,
+    keep: Annotated[Path | None, typer.Option(help="Folder that keeps graphs and engine (10 GB).")] = None,
+) -> None:
+    """Export the paper-size network with random weights, compare with torch, compile it with TensorRT-RTX."""
+    from sem_depth_training.check_paper import PaperCheck, read_frame, report_markdown
+    from sem_depth_training.check_paper import check_paper as run
+
+    check = PaperCheck(_size(size, "--size"), _size(seecoder_size, "--seecoder-size"), conditioning, shrunken)
+    console = Console()
+    result = run(check, read_frame(frame, check.size), compute_capability, keep, console.print)
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text(report_markdown(result, "sem-depth-train check-paper"), encoding="utf-8")
+    console.print(f"report: {report}")
+
+
+def _size(text: str, option: str) -> tuple[int, int]:
+    """HEIGHTxWIDTH in pixels."""
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise typer.BadParameter(f"{option}: expected HEIGHTxWIDTH such as 352x1216, found '{text}'")
+    return int(height), int(width)
+
+
+def main() -> None:
+    """Entry point: expected errors are one message and exit code 2."""
+    from sem_depth_node.engines.engine import EngineError
+    from sem_depth_training.check_paper import PaperCheckError
+    from sem_depth_training.config import ConfigError
+    from sem_depth_training.data.frames import DataError
+    from sem_depth_training.fetch_weights import FetchError
+    from sem_depth_training.train import TrainingError
+
+    try:
+        app()
+    except (ConfigError, DataError, EngineError, FetchError, PaperCheckError, TrainingError) as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

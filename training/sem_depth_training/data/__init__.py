@@ -1,0 +1,1 @@
+"""Driving frames with measured or rendered depth, and geometry-true augmentation."""

@@ -1,0 +1,147 @@
+"""Augmentation that keeps intrinsics true: whatever is done to the pixels is done to the camera and the depth points."""
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from sem_depth_node.camera import CameraModel
+
+
+@dataclass(frozen=True)
+class DepthPoints:
+    """Measured pixels: column u and row v (int16), depth z in metres along Z (float32), one array each."""
+
+    u: NDArray[np.int16]
+    v: NDArray[np.int16]
+    z: NDArray[np.float32]
+
+    @classmethod
+    def from_image(cls, depth: NDArray[np.float32]) -> "DepthPoints":
+        """The positive pixels of a depth image [H, W]."""
+        v, u = np.nonzero(depth > 0)
+        return cls(u.astype(np.int16), v.astype(np.int16), depth[v, u])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sample; all arrays and the camera have one size.
+
+    image uint8 [H, W, 3] RGB; depth float32 [H, W] metres, 0 unknown; sky bool [H, W].
+    """
+
+    image: NDArray[np.uint8]
+    depth: NDArray[np.float32]
+    sky: NDArray[np.bool_]
+    camera: CameraModel
+
+
+class AugmentationConfig(BaseModel):
+    """How far samples are varied. Probabilities are 0..1, the rest are factors or 8-bit grey levels."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    flip: float = Field(0.5, ge=0, le=1)
+    zoom: float = Field(1.6, ge=1)  # largest enlargement over the largest crop
+    whole: float = Field(0.4, ge=0, le=1)  # probability of the largest crop, which is what the robot sees
+    stretch: float = Field(0.04, ge=0, lt=0.5)  # aspect error; the estimator allows itself 5 %
+    colour: float = Field(0.25, ge=0, lt=1)  # brightness, contrast and saturation factors 1 +- this
+    gamma: float = Field(0.3, ge=0, lt=1)
+    tint: float = Field(0.08, ge=0, lt=1)
+    blur: float = Field(0.1, ge=0, le=1)
+    noise: float = Field(0.15, ge=0, le=1)
+    jpeg: float = Field(0.1, ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A window of the source image in pixels, and whether it is mirrored afterwards."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    flip: bool = False
+
+
+def largest_crop(camera: CameraModel, height: int, width: int) -> Crop:
+    """The largest centred window with the aspect of `width` x `height`."""
+    w = min(camera.width, round(camera.height * width / height))
+    h = min(camera.height, round(w * height / width))
+    return Crop((camera.width - w) // 2, (camera.height - h) // 2, w, h)
+
+
+def random_crop(
+    rng: np.random.Generator, camera: CameraModel, height: int, width: int, config: AugmentationConfig
+) -> Crop:
+    """A random window of about the aspect of `width` x `height`."""
+    aspect = width / height * (1 + rng.uniform(-config.stretch, config.stretch))
+    zoom = 1.0 if rng.random() < config.whole else float(np.exp(rng.uniform(0, np.log(config.zoom))))
+    w = min(camera.width, camera.height * aspect) / zoom
+    w, h = round(w), min(camera.height, round(w / aspect))
+    x = int(rng.integers(0, camera.width - w + 1))
+    y = int(rng.integers(0, camera.height - h + 1))
+    return Crop(x, y, w, h, bool(rng.random() < config.flip))
+
+
+def apply_crop(
+    image: NDArray[np.uint8],
+    points: DepthPoints,
+    sky: NDArray[np.bool_] | None,
+    camera: CameraModel,
+    crop: Crop,
+    height: int,
+    width: int,
+) -> Sample:
+    """Crop, resize to `height` x `width`, mirror. Depth points that fall on one pixel leave the nearest."""
+    window = (slice(crop.y, crop.y + crop.height), slice(crop.x, crop.x + crop.width))
+    shrinks = crop.width >= width
+    resized = cv2.resize(image[window], (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    if sky is None:
+        mask = np.zeros((height, width), bool)
+    else:
+        mask = cv2.resize(sky[window].astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+    # The pixel-centre convention of CameraModel.resized.
+    u = np.floor((points.u.astype(np.float32) - crop.x + 0.5) * (width / crop.width)).astype(np.int32)
+    v = np.floor((points.v.astype(np.float32) - crop.y + 0.5) * (height / crop.height)).astype(np.int32)
+    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    flat = np.full(height * width, np.inf, np.float32)
+    np.minimum.at(flat, v[inside] * width + u[inside], points.z[inside])
+    flat[np.isinf(flat)] = 0
+    depth = flat.reshape(height, width)
+    camera = camera.cropped(crop.x, crop.y, crop.width, crop.height).resized(width, height)
+    if crop.flip:
+        resized, depth, mask = resized[:, ::-1], depth[:, ::-1], mask[:, ::-1]
+        camera = replace(camera, cx=width - 1 - camera.cx)
+    return Sample(resized, depth, mask, camera)  # type: ignore[arg-type]
+
+
+def vary_appearance(
+    rng: np.random.Generator, image: NDArray[np.uint8], config: AugmentationConfig
+) -> NDArray[np.uint8]:
+    """Colour, gamma, blur, noise and JPEG artefacts; the geometry stays."""
+
+    def factor(spread: float) -> float:
+        return float(rng.uniform(1 - spread, 1 + spread))
+
+    saturation, contrast, brightness = factor(config.colour), factor(config.colour), factor(config.colour)
+    gamma = float(np.exp(rng.uniform(-config.gamma, config.gamma)))
+    levels = (np.arange(256) / 255.0) ** gamma
+    levels = (levels - 0.5) * contrast + 0.5
+    tint = rng.uniform(1 - config.tint, 1 + config.tint, 3)
+    table = np.clip(levels[:, None] * brightness * tint * 255, 0, 255).astype(np.uint8)
+    image = cv2.LUT(np.ascontiguousarray(image), table[None])  # type: ignore[assignment]
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    image = cv2.addWeighted(image, saturation, grey, 1 - saturation, 0)  # type: ignore[assignment]
+    if rng.random() < config.blur:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2))  # type: ignore[assignment]
+    if rng.random() < config.noise:
+        noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(2, 10))
+        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    if rng.random() < config.jpeg:
+        quality = int(rng.integers(30, 85))
+        _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)  # type: ignore[assignment]
+    return image

@@ -1,0 +1,129 @@
+"""Batches by step: step N of a seed is always the same batch, so that a resumed run sees what it would have seen."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from sem_depth_node.camera import CameraModel
+from sem_depth_training.data.augmentation import (
+    AugmentationConfig,
+    DepthPoints,
+    apply_crop,
+    random_crop,
+    vary_appearance,
+)
+from sem_depth_training.data.frames import Frame
+
+
+@dataclass(frozen=True)
+class LoadedFrame:
+    """A frame decoded once and kept in memory at its own size."""
+
+    image: NDArray[np.uint8]
+    points: DepthPoints
+    sky: NDArray[np.bool_] | None
+    camera: CameraModel
+
+
+@dataclass
+class Mixture:
+    """Loaded frames and the probability of each."""
+
+    frames: list[LoadedFrame]
+    probabilities: NDArray[np.float64]
+
+
+def load_mixture(sources: Sequence[tuple[Sequence[Frame], float]], max_depth: float) -> Mixture:
+    """Decode all frames of the weighted sources.
+
+    Within a source a sequence of n frames is drawn in proportion to sqrt(n): a drive's neighbouring frames say nearly
+    the same, and single frames of other places are worth more than their number. Depth beyond `max_depth` metres is
+    left out.
+    """
+
+    def load(frame: Frame) -> LoadedFrame:
+        depth = frame.read_depth()
+        depth[depth > max_depth] = 0
+        sky = frame.read_sky() if frame.sky is not None else None
+        return LoadedFrame(frame.read_image(), DepthPoints.from_image(depth), sky, frame.camera)
+
+    frames: list[LoadedFrame] = []
+    probabilities: list[float] = []
+    total = sum(weight for _, weight in sources)
+    with ThreadPoolExecutor(2) as pool:
+        for source, weight in sources:
+            lengths = Counter(frame.sequence for frame in source)
+            shares = np.array([lengths[frame.sequence] ** -0.5 for frame in source])
+            frames.extend(pool.map(load, source))
+            probabilities.extend(shares / shares.sum() * weight / total)
+    return Mixture(frames, np.asarray(probabilities))
+
+
+@dataclass
+class Batch:
+    """image uint8 [B, H, W, 3]; depth float32 [B, H, W] metres, 0 unknown; sky bool [B, H, W];
+    focal float32 [B], pixels; sparse bool [B]: depth comes from single scans that never see the top of the image."""
+
+    image: Tensor
+    depth: Tensor
+    sky: Tensor
+    focal: Tensor
+    sparse: Tensor
+
+
+class BatchesByStep(Dataset[Batch]):
+    """`self[step]` is the batch of that step; sizes (height, width) take turns."""
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        sizes: Sequence[tuple[int, int]],
+        batch_size: int,
+        augmentation: AugmentationConfig,
+        seed: int,
+        process: int = 0,
+    ) -> None:
+        self.mixture, self.sizes, self.batch_size = mixture, sizes, batch_size
+        self.augmentation, self.seed, self.process = augmentation, seed, process
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng((self.seed, self.process, step))
+        height, width = self.sizes[step % len(self.sizes)]
+        chosen = rng.choice(len(self.mixture.frames), self.batch_size, p=self.mixture.probabilities)
+        samples, sparse = [], []
+        for index in chosen:
+            frame = self.mixture.frames[index]
+            crop = random_crop(rng, frame.camera, height, width, self.augmentation)
+            sample = apply_crop(frame.image, frame.points, frame.sky, frame.camera, crop, height, width)
+            samples.append((vary_appearance(rng, sample.image, self.augmentation), sample))
+            sparse.append(frame.sky is None)
+        return Batch(
+            image=torch.from_numpy(np.stack([image for image, _ in samples])),
+            depth=torch.from_numpy(np.stack([sample.depth for _, sample in samples])),
+            sky=torch.from_numpy(np.stack([sample.sky for _, sample in samples])),
+            focal=torch.tensor([sample.camera.focal_length for _, sample in samples]),
+            sparse=torch.tensor(sparse),
+        )
+
+
+class _Steps(Sampler[int]):
+    def __init__(self, start: int, stop: int) -> None:
+        self.start, self.stop = start, stop
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.stop))
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+
+def batch_loader(batches: BatchesByStep, start: int, stop: int, workers: int) -> DataLoader[Batch]:
+    """Batches of the steps start..stop-1, made ahead by `workers` processes (0: when asked for)."""
+    return DataLoader(batches, batch_size=None, sampler=_Steps(start, stop), num_workers=workers)

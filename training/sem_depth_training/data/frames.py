@@ -1,0 +1,106 @@
+"""Frames listed in an index.csv: an image, its camera, and depth measured or rendered for it."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sem_depth_node.camera import CameraModel
+
+_COLUMNS = ("split", "sequence", "image", "depth", "fx", "fy", "cx", "cy", "width", "height", "licence")
+
+
+class DataError(Exception):
+    """Data that cannot be used; the message names the files and what to do."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image of an index. `sky` is a mask image (non-zero is sky) where the index has one."""
+
+    image: Path
+    depth: Path
+    sky: Path | None
+    camera: CameraModel
+    sequence: str
+    licence: str
+
+    def read_image(self) -> NDArray[np.uint8]:
+        """RGB uint8 [H, W, 3]. Raises DataError for a file that is no image or has another size than the index says."""
+        image = cv2.imread(str(self.image), cv2.IMREAD_COLOR)
+        if image is None:
+            raise DataError(f"{self.image}: cannot be decoded as an image; fetch or render it again")
+        self._check_size(self.image, image)
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
+    def read_depth(self) -> NDArray[np.float32]:
+        """Metres along Z, float32 [H, W], 0 where nothing was measured (stored as uint16, metres x 256)."""
+        depth = cv2.imread(str(self.depth), cv2.IMREAD_UNCHANGED)
+        if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
+            raise DataError(f"{self.depth}: expected a 16-bit grey PNG of metres x 256; fetch or render it again")
+        self._check_size(self.depth, depth)
+        return depth.astype(np.float32) / np.float32(256)
+
+    def read_sky(self) -> NDArray[np.bool_]:
+        """True where the sky is known to be, bool [H, W]; all False where the index has no sky masks."""
+        if self.sky is None:
+            return np.zeros((self.camera.height, self.camera.width), bool)
+        mask = cv2.imread(str(self.sky), cv2.IMREAD_GRAYSCALE)
+        if mask is None:
+            raise DataError(f"{self.sky}: cannot be decoded as a mask; render it again")
+        self._check_size(self.sky, mask)
+        return mask > 0
+
+    def _check_size(self, path: Path, array: NDArray[np.generic]) -> None:
+        height, width = array.shape[:2]
+        if (width, height) != (self.camera.width, self.camera.height):
+            raise DataError(
+                f"{path}: is {width}x{height}, the index says {self.camera.width}x{self.camera.height}; "
+                "fetch it again or correct the index"
+            )
+
+
+def read_index(index: Path, split: str) -> list[Frame]:
+    """The frames of one split of an index.csv; paths in it are relative to its folder.
+
+    Columns: split, sequence, image, depth, fx, fy, cx, cy, width, height, licence, and optionally sky.
+    Raises DataError when the index, a column or the split is missing, a number is unreadable, or files are missing
+    (all of them are named together).
+    """
+    try:
+        with index.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise DataError(f"{index}: cannot be read ({error.strerror}); expected an index.csv of frames") from error
+    absent = [name for name in _COLUMNS if not rows or name not in rows[0]]
+    if absent:
+        raise DataError(f"{index}: lacks the columns {', '.join(absent)}" if rows else f"{index}: has no frames")
+    chosen = [(line, row) for line, row in enumerate(rows, start=2) if row["split"] == split]
+    if not chosen:
+        raise DataError(f"{index}: no frame of split {split!r}; it has {', '.join(sorted({r['split'] for r in rows}))}")
+    frames = [_frame(index, line, row) for line, row in chosen]
+    missing = [
+        path
+        for frame in frames
+        for path in (frame.image, frame.depth, frame.sky)
+        if path is not None and not path.is_file()
+    ]
+    if missing:
+        shown = "\n  ".join(map(str, missing[:50])) + (f"\n  and {len(missing) - 50} more" if len(missing) > 50 else "")
+        raise DataError(f"{index}: {len(missing)} files are missing:\n  {shown}")
+    return frames
+
+
+def _frame(index: Path, line: int, row: dict[str, str]) -> Frame:
+    try:
+        camera = CameraModel(
+            int(row["width"]), int(row["height"]), *(float(row[name]) for name in ("fx", "fy", "cx", "cy"))
+        )
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{index}: line {line}: {error}") from error
+    folder = index.parent
+    sky = folder / row["sky"] if row.get("sky") else None
+    return Frame(folder / row["image"], folder / row["depth"], sky, camera, row["sequence"], row["licence"])

@@ -1,0 +1,97 @@
+"""Training losses on log canonical depth."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+
+class LossWeights(BaseModel):
+    """Weight of each term of the loss; 0 leaves it out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    silog: float = Field(1.0, ge=0)
+    l1: float = Field(1.0, ge=0)
+    laplacian: float = Field(0.2, ge=0)
+    gradient: float = Field(0.5, ge=0)
+    sky: float = Field(0.2, ge=0)
+    unseen: float = Field(0.02, ge=0)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is known of a batch, [B, H, W] each.
+
+    log_depth: log canonical depth where `valid`; sky: bool; dense: bool [B], depth rendered for every pixel.
+    far: float [B], the log canonical depth that sky must at least have.
+    """
+
+    log_depth: Tensor
+    valid: Tensor
+    sky: Tensor
+    dense: Tensor
+    far: Tensor
+
+
+def loss_terms(log_depth: Tensor, log_scale: Tensor, target: Target) -> dict[str, Tensor]:
+    """Each term of the loss, unweighted, averaged over the images that have what it needs.
+
+    silog: scale-invariant log error (Eigen et al., arXiv 1406.2283) with lambda 0.85, its square root.
+    l1: absolute error of log depth.
+    laplacian: negative log likelihood of the log residual under a Laplacian of scale exp(log_scale). The residual is
+        detached: the scale learns the error, it does not excuse it.
+    gradient: difference of log-depth gradients on dense images, at three strides.
+    sky: how much nearer than `far` the sky is; there the scale learns to be small where the sky is far enough.
+    unseen: pulls the scale to exp(0) where an image with sparse depth has no measurement above its highest one. A lidar
+        sees nothing there, and the network must not be sure of what nobody taught it.
+    """
+    valid = target.valid
+    count = valid.sum((1, 2)).clamp(min=1)
+    error = torch.where(valid, log_depth - target.log_depth, torch.zeros_like(log_depth))
+    absolute = error.abs()
+    mean, mean_square = error.sum((1, 2)) / count, (error * error).sum((1, 2)) / count
+    silog = torch.sqrt((mean_square - 0.85 * mean * mean).clamp(min=0) + 1e-6)
+    has_depth = valid.any(2).any(1)
+    likelihood = torch.where(valid, absolute.detach() * torch.exp(-log_scale) + log_scale + math.log(2), 0.0)
+    shortfall = torch.where(target.sky, (target.far[:, None, None] - log_depth).clamp(min=0), 0.0)
+    sky_scale = torch.where(target.sky, shortfall.detach() * torch.exp(-log_scale) + log_scale, 0.0)
+    return {
+        "silog": _mean(silog, has_depth),
+        "l1": _mean(absolute.sum((1, 2)) / count, has_depth),
+        "laplacian": _mean(likelihood.sum((1, 2)) / count, has_depth),
+        "gradient": _mean(_gradient_difference(error, valid), has_depth & target.dense),
+        "sky": ((shortfall + 0.1 * sky_scale).sum() / target.sky.sum().clamp(min=1)),
+        "unseen": _unseen(log_scale, target),
+    }
+
+
+def total_loss(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
+    """The weighted sum of `loss_terms`."""
+    factors = weights.model_dump()
+    return torch.stack([factors[name] * term for name, term in terms.items()]).sum()
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    return torch.where(chosen, values, 0.0).sum() / chosen.sum().clamp(min=1)
+
+
+def _gradient_difference(error: Tensor, valid: Tensor) -> Tensor:
+    total = torch.zeros_like(error[:, 0, 0])
+    for stride in (1, 2, 4):
+        for axis in (1, 2):
+            length = error.shape[axis] - stride
+            both = valid.narrow(axis, stride, length) & valid.narrow(axis, 0, length)
+            step = (error.narrow(axis, stride, length) - error.narrow(axis, 0, length)).abs()
+            total = total + torch.where(both, step, 0.0).sum((1, 2)) / both.sum((1, 2)).clamp(min=1)
+    return total / 6
+
+
+def _unseen(log_scale: Tensor, target: Target) -> Tensor:
+    rows = target.valid.any(2)
+    above = rows.cumsum(1) == 0
+    above = above & (rows.any(1) & ~target.dense)[:, None]
+    mask = above[:, :, None] & ~target.sky
+    return torch.where(mask, log_scale.abs(), 0.0).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,1 @@
+"""The depth network family: one class, presets `paper` and `compact`."""
