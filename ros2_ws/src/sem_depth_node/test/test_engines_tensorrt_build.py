@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +219,16 @@ def test_the_builder_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     parent.communicate()
     _, alive = psutil.wait_procs(builders, timeout=30)
     assert not alive
+
+
+def test_the_builder_ends_with_its_life_line(tmp_path: Path) -> None:
+    """Also during a phase that reports nothing, when no write to the dead parent would end it."""
+    wanted = json.dumps(asdict(request(write_slow_network(tmp_path / "slow.onnx"))))
+    command = [sys.executable, "-m", "sem_depth_node.engines.tensorrt_build", wanted, str(tmp_path / "plan")]
+    builder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    builder.communicate(b"", timeout=60)  # closes its stdin
+    assert builder.returncode == 1
+    assert not (tmp_path / "plan").exists()
 
 
 def test_other_threads_go_on_while_an_engine_is_built(tmp_path: Path) -> None:

@@ -128,15 +128,19 @@ def build_engine(request: BuildRequest, plan: Path, watch: BuildWatch) -> BuildR
     command = [sys.executable, "-m", __name__, json.dumps(asdict(request)), str(plan)]
     with tempfile.TemporaryFile() as output, _start(command, output) as process:
         assert process.stdout is not None
-        threading.Thread(target=_read_events, args=(process.stdout, events), daemon=True).start()
+        reader = threading.Thread(target=_read_events, args=(process.stdout, events), daemon=True)
+        reader.start()
         try:
             report = _follow(events, watch)
         except BaseException:
             process.kill()
             raise
-        if report is not None:
-            process.kill()  # nothing is left to do, and tearing CUDA down can take seconds
-            return report
+        else:
+            if report is not None:
+                process.kill()  # nothing is left to do, and tearing CUDA down can take seconds
+                return report
+        finally:
+            reader.join()  # the pipe is closed next, and nobody may be reading then
         code = process.wait()
         output.seek(0)
         tail = output.read()[-2000:].decode(errors="replace").strip()
@@ -174,7 +178,8 @@ def _follow(events: queue.Queue[dict[str, Any] | None], watch: BuildWatch) -> Bu
 
 def _read_events(stream: IO[bytes], events: queue.Queue[dict[str, Any] | None]) -> None:
     for line in stream:
-        events.put(json.loads(line))
+        if line.endswith(b"\n"):  # a killed builder may leave half a line
+            events.put(json.loads(line))
     events.put(None)
 
 
