@@ -218,8 +218,10 @@ class Bench:
         reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE,
         durability: DurabilityPolicy = DurabilityPolicy.VOLATILE,
     ) -> None:
-        """Advertise an image and a camera_info, and wait until the node subscribes to both as they are offered."""
+        """Advertise image and camera_info anew, and wait until the node subscribes to both as they are offered."""
         qos = QoSProfile(depth=10, reliability=reliability, durability=durability)
+        for publisher in self._publishers.values():
+            self.ros.destroy_publisher(publisher)
         for key, name, kind in (
             ("image", image, CompressedImage if compressed else Image),
             ("camera_info", camera_info, CameraInfo),

@@ -17,7 +17,6 @@ from scenes import (
     RIGHT,
     SECOND,
     WIDTH,
-    compressed_message,
     image_message,
     info_message,
     metric_depth,
@@ -262,18 +261,3 @@ def test_diagnostics_say_how_it_goes(listening: Bench) -> None:
     # Then the camera falls silent.
     status, _ = listening.diagnosis("frames", lambda status, _: status.level == b"\3")
     assert "no image on /camera/image_raw (1 publishers)" in status.message
-
-
-@pytest.mark.parametrize("name", ["jpeg", "png"])
-def test_compressed_images(tiny_bundle: ModelBundle, name: str) -> None:
-    domain = free_domain()
-    parameters = {"bundle": str(tiny_bundle.folder), "engine": "onnxruntime", "compressed": True}
-    with RunningNode(domain, parameters) as running, bench(domain) as robot:
-        running.said("active")
-        robot.camera(compressed=True)
-        robot.listen_to_all()
-        robot.show(compressed_message(STAMP, picture(), name), info_message(STAMP))
-        depth = plane(robot.output("depth/image", STAMP))
-        tolerance = metric_depth(3) - metric_depth(0) if name == "jpeg" else 1e-4
-        assert depth[inside("left")] == pytest.approx(metric_depth(LEFT[0]), abs=tolerance)
-        assert depth[inside("right")] == pytest.approx(metric_depth(RIGHT[0]), abs=tolerance)

@@ -12,6 +12,9 @@ from sem_depth_node.stamps import nanoseconds
 
 Pairing = Literal["latest", "exact"]
 
+# How long an image waits for the camera_info of its own stamp, from a camera that sends one with every image. Most
+# send it just after the image; taking the one before would be wrong whenever the camera zooms or changes its size.
+OWN_INFO_PATIENCE = 0.1  # seconds
 # Calibrations kept for images that are still on their way, when stamps must match.
 _KEPT_CAMERA_INFOS = 32
 
@@ -36,8 +39,8 @@ class Mailbox:
     It holds one image at most. An image that finds no camera_info waits for one until a newer image takes its place.
 
     Args:
-        pairing: "latest" pairs an image with the camera_info of its stamp if that came first, else with the newest
-            one; "exact" only with the one of its stamp.
+        pairing: "latest" pairs an image with the camera_info of its stamp, or with the newest one where the camera does
+            not send one with every image; "exact" only with the one of its stamp.
         changed: guards the mailbox, and is notified when something is put in.
     """
 
@@ -45,12 +48,16 @@ class Mailbox:
         self._pairing, self._changed = pairing, changed
         self._image: tuple[Any, float] | None = None
         self._infos: OrderedDict[int, Any] = OrderedDict()
+        self._newest_stamp: int | None = None
+        self._in_step = False  # whether the camera sends a camera_info with every image, as far as we know
 
     def put_image(self, image: Any) -> Any | None:
         """Put in a new image; returns the one it took the place of, None where the slot was free."""
         with self._changed:
             replaced = self._image
             self._image = image, time.perf_counter()
+            self._newest_stamp = stamp_of(image)
+            self._in_step |= self._newest_stamp in self._infos
             self._changed.notify()
         return replaced[0] if replaced else None
 
@@ -58,6 +65,7 @@ class Mailbox:
         """Put in a new camera_info."""
         with self._changed:
             stamp = stamp_of(camera_info)
+            self._in_step |= stamp == self._newest_stamp
             self._infos.pop(stamp, None)  # so that a repeated stamp counts as the newest
             self._infos[stamp] = camera_info
             while len(self._infos) > _KEPT_CAMERA_INFOS:
@@ -65,14 +73,15 @@ class Mailbox:
             self._changed.notify()
 
     def take(self) -> Frame | None:
-        """Take out the frame that lies here; None where there is none, or only an image without camera_info."""
+        """Take out the frame that lies here; None where there is none, or an image that waits for its camera_info."""
         with self._changed:
-            if self._image is None:
+            if self._image is None or self.waits_for_camera_info or self.patience:
                 return None
             image, arrived = self._image
-            info = self._partner(image)
+            info = self._infos.get(stamp_of(image))
             if info is None:
-                return None
+                info = next(reversed(self._infos.values()))
+                self._in_step = False
             self._image = None
             return Frame(image, info, arrived)
 
@@ -84,15 +93,19 @@ class Mailbox:
 
     @property
     def waits_for_camera_info(self) -> bool:
-        """Whether an image lies here that has no camera_info."""
+        """Whether an image lies here that no camera_info can be paired with."""
         with self._changed:
-            return self._image is not None and self._partner(self._image[0]) is None
+            if self._image is None or stamp_of(self._image[0]) in self._infos:
+                return False
+            return self._pairing == "exact" or not self._infos
 
-    def _partner(self, image: Any) -> Any | None:
-        same_stamp = self._infos.get(stamp_of(image))
-        if same_stamp is not None or self._pairing == "exact" or not self._infos:
-            return same_stamp
-        return next(reversed(self._infos.values()))
+    @property
+    def patience(self) -> float:
+        """Seconds that the image lying here still waits for the camera_info of its stamp, before any other will do."""
+        with self._changed:
+            if self._image is None or not self._in_step or stamp_of(self._image[0]) in self._infos:
+                return 0.0
+            return max(0.0, self._image[1] + OWN_INFO_PATIENCE - time.perf_counter())
 
 
 class Mailboxes:
@@ -119,12 +132,14 @@ class Mailboxes:
         """Wait for a frame and take it out, with the name of its camera; None once `close` was called."""
         with self._changed:
             while self._open:
+                # Before looking, so that patience which runs out meanwhile is not slept through.
+                patience = [left for box in self._boxes.values() if (left := box.patience)]
                 for camera, box in self._boxes.items():
                     frame = box.take()
                     if frame is not None:
                         self._boxes.move_to_end(camera)
                         return camera, frame
-                self._changed.wait()
+                self._changed.wait(min(patience, default=None))
             return None
 
     def close(self) -> None:

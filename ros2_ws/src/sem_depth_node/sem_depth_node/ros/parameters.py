@@ -88,7 +88,8 @@ class Parameters:
     )
     camera_info_pairing: str = _parameter(
         "latest",
-        "The camera_info an image is paired with: the newest that came, or only the one with exactly its stamp.",
+        "The camera_info an image is paired with: the one of its stamp or else the newest that came, or only the one "
+        "with exactly its stamp.",
         choices=("latest", "exact"),
         fixed_while_configured=True,
     )
@@ -132,6 +133,21 @@ class Parameters:
     preview_near: float = _parameter(
         3.0, "Metres at the red end of the colours of depth/preview.", limits=(0.1, 1000.0)
     )
+    scale_check_lidar: str = _parameter(
+        "",
+        "Topic of a LiDAR (sensor_msgs/PointCloud2) that the scale of depth is checked against, through /tf; empty "
+        "checks nothing.",
+        fixed_while_configured=True,
+    )
+    scale_check_period: float = _parameter(
+        0.5, "Seconds between two frames of a camera that are checked.", limits=(0.0, 3600.0)
+    )
+    scale_check_threshold: float = _parameter(
+        0.1, "Relative error of the scale above which diagnostics warn.", limits=(0.0, 10.0)
+    )
+    scale_check_apply: bool = _parameter(
+        False, "Multiply depth by the scale that LiDAR found, once it is known and at most twofold."
+    )
     input_timeout: float = _parameter(
         2.0, "Seconds without an image after which diagnostics say so.", limits=(0.1, 3600.0)
     )
@@ -160,6 +176,10 @@ class Parameters:
                 )
         return replace(self, **values)
 
+    def depth_range(self, bundle_range: tuple[float, float]) -> tuple[float, float]:
+        """Nearest and farthest finite depth in metres: of the parameters, else of the bundle."""
+        return self.min_depth or bundle_range[0], self.max_depth or bundle_range[1]
+
     def estimator_settings(self, depth_range: tuple[float, float]) -> EstimatorSettings:
         """What of this the estimator needs.
 
@@ -169,7 +189,7 @@ class Parameters:
         Raises:
             ValueError: the range that remains is empty.
         """
-        low, high = self.min_depth or depth_range[0], self.max_depth or depth_range[1]
+        low, high = self.depth_range(depth_range)
         if low >= high:
             raise ValueError(
                 f"min_depth and max_depth leave no range: {low:g} m to {high:g} m (the bundle's own is "
