@@ -72,8 +72,13 @@ class DepthEstimator:
         self.settings = settings or EstimatorSettings()
         self._path: FramePath | None = None
 
-    def estimate(self, image: NDArray[np.uint8], camera: CameraModel) -> DepthEstimate:
+    def estimate(self, image: NDArray[np.uint8], camera: CameraModel, scale: float = 1.0) -> DepthEstimate:
         """Depth of `image`, uint8 (H, W, 3) RGB, rectified, seen by `camera`.
+
+        Args:
+            image: as said.
+            camera: of the image.
+            scale: multiplied into depth before its range is judged.
 
         Raises:
             ValueError: the image is not uint8 (H, W, 3) of the camera's size.
@@ -89,7 +94,7 @@ class DepthEstimator:
         start = time.perf_counter()
         output = path.engine.infer(engine_input)
         engine_seconds = time.perf_counter() - start
-        return path.to_estimate(output, engine_seconds)
+        return path.to_estimate(output, engine_seconds, scale)
 
     def warm_up(self) -> None:
         """Run every engine once on a black image, so that the first real frame does not pay for first use."""
@@ -140,21 +145,22 @@ class FramePath:
             self._depth_out = np.empty((camera.height, camera.width), np.float32)
             self._confidence_out = np.empty_like(self._depth_out)
 
-    def to_estimate(self, output: EngineOutput, engine_seconds: float) -> DepthEstimate:
-        """Metric depth and confidence from what the engine said."""
+    def to_estimate(self, output: EngineOutput, engine_seconds: float, scale: float = 1.0) -> DepthEstimate:
+        """Metric depth, times `scale`, and confidence from what the engine said."""
         depth, certainty = self._depth, self._confidence
-        np.multiply(output.depth, self._metres_per_canonical, out=depth)
+        np.multiply(output.depth, self._metres_per_canonical * np.float32(scale), out=depth)
         confidence(output.log_scale, out=certainty)
         depth[self._bars] = np.nan  # before edges are looked for: a bar's border is none
         mark_impossible(depth)
         mark_flying_pixels(depth, self.settings.flying_pixel_threshold)
         if self.settings.min_confidence > 0:
             np.copyto(depth, np.float32(np.nan), where=certainty < self.settings.min_confidence)
-        np.copyto(certainty, np.float32(0), where=np.isnan(depth))
         if not self.settings.native_size:
             self.framing.to_image(depth, self._depth_out, outside=np.nan)
             self.framing.to_image(certainty, self._confidence_out, outside=0.0)
         apply_range(self._depth_out, self._min_depth, self._max_depth)
+        # Last, because scaling spreads NaN and the range adds some.
+        np.copyto(self._confidence_out, np.float32(0), where=np.isnan(self._depth_out))
         return DepthEstimate(self._depth_out, self._confidence_out, self._camera_out, engine_seconds)
 
 

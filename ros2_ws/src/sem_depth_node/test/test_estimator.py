@@ -119,10 +119,22 @@ def test_flying_pixels_between_near_and_far_are_dropped() -> None:
     image = image_of(KITTI, 250)
     image[:, :600, 0] = 60
     estimator = DepthEstimator(bundle(), [RedDepth(48, 160)])
-    flying = np.isnan(estimator.estimate(image, KITTI).depth)
+    estimate = estimator.estimate(image, KITTI)
+    flying = np.isnan(estimate.depth)
     assert flying[:, 600].all()
     assert not flying[:, :570].any()
     assert not flying[:, 630:].any()
+    assert (estimate.confidence[flying] == 0).all(), "also where scaling spread them"
+
+
+def test_what_is_too_near_has_no_confidence() -> None:
+    image = image_of(KITTI, 100)
+    image[:, :600, 0] = 10
+    settings = EstimatorSettings(min_depth=2.0, flying_pixel_threshold=0.0)
+    estimate = DepthEstimator(bundle(), [RedDepth(48, 160)], settings).estimate(image, KITTI)
+    too_near = np.isnan(estimate.depth)
+    assert too_near[:, :570].all()
+    np.testing.assert_array_equal(estimate.confidence == 0, too_near)
     estimator.settings = EstimatorSettings(flying_pixel_threshold=0)
     assert not np.isnan(estimator.estimate(image, KITTI).depth).any()
 
