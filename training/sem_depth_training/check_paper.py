@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -121,6 +122,28 @@ def check_paper(
         return report
 
 
+def read_frame(path: Path | None, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The middle bottom of a photograph, uint8 RGB [H, W, 3] (the KITTI benchmark crop), or a drawn road scene.
+
+    Raises PaperCheckError where the photograph does not open or is smaller than ``size`` (height, width).
+    """
+    height, width = size
+    if path is None:
+        rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+        texture = np.random.default_rng(0).normal(0, 12, (height, width, 3))
+        sky = rows < 0.4 * height
+        road = np.abs(columns - width / 2) < (rows / height - 0.4) * width
+        colour = np.where(sky[..., None], (150, 180, 220), np.where(road[..., None], (90, 90, 95), (70, 100, 60)))
+        return np.clip(colour + texture, 0, 255).astype(np.uint8)
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise PaperCheckError(f"{path}: not an image that can be read")
+    left = (image.shape[1] - width) // 2
+    if image.shape[0] < height or left < 0:
+        raise PaperCheckError(f"{path}: {image.shape[0]}x{image.shape[1]} pixels, expected at least {height}x{width}")
+    return np.ascontiguousarray(image[image.shape[0] - height :, left : left + width, ::-1])
+
+
 def extreme_frames(frame: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.uint8]]:
     """The frame, and the frame scaled to the extremes: contrast so high that every value is 0 or 255, black, white."""
     thresholded = np.where(frame > np.median(frame), 255, 0).astype(np.uint8)
@@ -140,8 +163,8 @@ def report_markdown(report: PaperReport, command: str) -> str:
     lines = [
         "# The paper-size network, checked without a GPU",
         "",
-        f"Written by `{command}` ({_machine()}). Weights are random (seed {check.seed}); nothing here says how good the",
-        "depth is. Memory is each process's peak.",
+        f"Written by `{command}` ({_machine()}). Weights are random (seed {check.seed}): nothing here says how",
+        "good the depth is. Memory is each process's peak.",
         "",
         f"Image {height}x{width}, conditioning `{check.conditioning}`, "
         f"SeeCoder at {check.seecoder_size[0]}x{check.seecoder_size[1]}.",
@@ -166,7 +189,8 @@ def report_markdown(report: PaperReport, command: str) -> str:
         *(f"| {name} graph with weights | {size:.0f} |" for name, size in report.graph_mib.items()),
         f"| TensorRT-RTX engine, compute capability {build.compute_capability} | {build.engine_bytes / 2**20:.0f} |",
         "",
-        f"Engine: {build.library} {build.library_version}. Layers that compute, by precision: {_counts(_precisions(build))}.",
+        f"Engine: {build.library} {build.library_version}. "
+        f"Layers that compute, by precision: {_counts(_precisions(build))}.",
         "",
         f"Operators of the half-precision graph by precision: {_counts(report.onnx_precisions)}. In float32 are "
         f"{_counts(report.float32_operators)}.",
@@ -184,7 +208,8 @@ def _judge(report: PaperReport, halves: dict[str, tuple[npt.NDArray[np.float32],
             raise PaperCheckError(f"the float16 graph gives values that are not finite on: {name}")
     if not report.float32_maximum <= FLOAT32_MAXIMUM:
         raise PaperCheckError(
-            f"the float32 graph differs from torch by up to {report.float32_maximum:.1e}, expected {FLOAT32_MAXIMUM:.0e}"
+            f"the float32 graph differs from torch by up to {report.float32_maximum:.1e}, "
+            f"expected {FLOAT32_MAXIMUM:.0e}"
         )
     if not report.float16_median <= FLOAT16_MEDIAN:
         raise PaperCheckError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -17,6 +18,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sem_depth_training.models.depth_network import DepthNetwork
+from sem_depth_training.models.paper import paper_network
+from sem_depth_training.models.paper_semantics import Conditioning
+from sem_depth_training.models.presets import CompactConditioning, compact
 from sem_depth_training.models.stable_diffusion import SD15_UNET, SD15_VAE
 
 ECODEPTH_PASSES = 4
@@ -30,6 +34,15 @@ class Cost:
     part: str
     parameters: int
     flops: int
+
+
+def preset_builder(preset: str, conditioning: str, seecoder_size: tuple[int, int]) -> Callable[[], DepthNetwork]:
+    """What builds a preset (``compact`` or ``paper``). Raises ValueError for another name."""
+    if preset == "compact":
+        return lambda: compact(cast(CompactConditioning, conditioning))
+    if preset == "paper":
+        return lambda: paper_network(cast(Conditioning, conditioning), seecoder_size=seecoder_size)
+    raise ValueError(f"preset: expected compact or paper, found '{preset}'")
 
 
 def network_costs(build: Callable[[], DepthNetwork], size: tuple[int, int]) -> list[Cost]:
