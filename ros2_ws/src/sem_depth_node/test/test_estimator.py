@@ -125,6 +125,8 @@ def test_flying_pixels_between_near_and_far_are_dropped() -> None:
     assert not flying[:, :570].any()
     assert not flying[:, 630:].any()
     assert (estimate.confidence[flying] == 0).all(), "also where scaling spread them"
+    estimator.settings = EstimatorSettings(flying_pixel_threshold=0)
+    assert not np.isnan(estimator.estimate(image, KITTI).depth).any()
 
 
 def test_what_is_too_near_has_no_confidence() -> None:
@@ -135,8 +137,6 @@ def test_what_is_too_near_has_no_confidence() -> None:
     too_near = np.isnan(estimate.depth)
     assert too_near[:, :570].all()
     np.testing.assert_array_equal(estimate.confidence == 0, too_near)
-    estimator.settings = EstimatorSettings(flying_pixel_threshold=0)
-    assert not np.isnan(estimator.estimate(image, KITTI).depth).any()
 
 
 def test_an_image_goes_to_the_engine_of_the_nearest_aspect() -> None:
