@@ -6,12 +6,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from sem_depth_training.streets.render import render, render_drive
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
 
 @app.callback()
 def _command() -> None:
     """Train, evaluate and export the depth networks of sem_depth."""
+
+
+app.command()(render)
+app.command("render-drive")(render_drive)
 
 
 @app.command()

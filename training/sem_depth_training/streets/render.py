@@ -1,0 +1,216 @@
+"""``sem-depth-train render``: many street frames by seed, in worker processes, resumable at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from . import models
+from .drive import DrivePlan, write_drive
+from .frames import FramePlan, replace_text, row_path, write_index
+
+DEFAULT_CACHE = Path.home() / ".cache" / "sem_depth" / "streets"
+INDEX_EVERY = 10  # frames between updates of index.csv
+FRAMES_PER_PROCESS = 40  # then a fresh Blender: meshes it keeps of models and paints would only grow
+
+
+class RenderError(RuntimeError):
+    """Rendering cannot go on; the text says why and what to do."""
+
+
+def render(
+    frames: Annotated[int, typer.Option(min=1, help="Frames in the set; those already there are kept.")],
+    out: Annotated[Path, typer.Option(help="Folder of the set: index.csv, and shards of a thousand frames.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each uses one core and about 2 GB.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the whole set; frame N of a seed is always the same.")] = 0,
+    cache: Annotated[Path, typer.Option(help="Where models and textures are kept between runs.")] = DEFAULT_CACHE,
+    python: Annotated[
+        Path,
+        typer.Option(
+            help="Python with the extra 'render' of sem_depth_training (bpy, GPL); may be another environment."
+        ),
+    ] = Path(sys.executable),
+) -> None:
+    """Render street scenes with exact depth and sky masks for training (colour, depth, sky, index.csv)."""
+    try:
+        render_set(frames, out, workers, seed, cache, python)
+    except (RenderError, models.ModelError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def render_set(frames: int, out: Path, workers: int, seed: int, cache: Path, python: Path) -> None:
+    """Render what is missing of frames 0..``frames`` - 1; ``index.csv`` is up to date every few frames.
+
+    Raises :class:`RenderError` where ``python`` has no bpy, ``out`` holds another seed, or a worker fails.
+    """
+    require_bpy(python)
+    out.mkdir(parents=True, exist_ok=True)
+    _claim_seed(out, seed)
+    models.fetch(cache)
+    replace_text(out / "ATTRIBUTION.txt", "\n".join(models.attributions()) + "\n")
+    plans = [FramePlan.sample(seed, number) for number in range(frames)]
+    missing = [plan.number for plan in plans if not row_path(out, plan).exists()]
+    columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("frames", total=frames, completed=frames - len(missing))
+        try:
+            job = Job("frames", out, seed, cache, python)
+            for finished, _ in enumerate(run_workers(job, missing, workers, FRAMES_PER_PROCESS), 1):
+                progress.advance(task)
+                if finished % INDEX_EVERY == 0:
+                    write_index(out)
+        finally:
+            write_index(out)
+
+
+def render_drive(
+    out: Annotated[Path, typer.Option(help="The rosbag2 folder to make.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each uses one core and about 2 GB.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the street; the demo drive is seed 0.")] = 0,
+    cache: Annotated[Path, typer.Option(help="Where models and textures are kept between runs.")] = DEFAULT_CACHE,
+    python: Annotated[Path, typer.Option(help="Python that has bpy, as for render.")] = Path(sys.executable),
+) -> None:
+    """Render a drive with camera and simulated LiDAR into a rosbag2 (mcap); seed 0 is the demo that ships."""
+    try:
+        if out.exists():
+            raise RenderError(f"{out} exists; choose another folder or remove it")
+        require_bpy(python)
+        models.fetch(cache)
+        plan = replace(DrivePlan(), seed=seed)
+        with tempfile.TemporaryDirectory() as folder:
+            rendered = Path(folder)
+            columns = (
+                TextColumn("frames"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
+            with Progress(*columns) as progress:
+                task = progress.add_task("frames", total=plan.frames)
+                for _ in run_workers(
+                    Job("drive", rendered, seed, cache, python), range(plan.frames), workers, -(-plan.frames // workers)
+                ):
+                    progress.advance(task)
+            write_drive(out, plan, rendered)
+    except (RenderError, models.ModelError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def require_bpy(python: Path) -> None:
+    command = [str(python), "-c", "import bpy, OpenEXR"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or ["it does not start"])[-1]
+        raise RenderError(
+            f"{python} cannot import what rendering needs ({reason}); "
+            "install sem_depth_training[render] there, or name another with --python"
+        )
+
+
+def _claim_seed(out: Path, seed: int) -> None:
+    path = out / "seed.json"
+    if path.exists():
+        there = json.loads(path.read_text())["seed"]
+        if there != seed:
+            raise RenderError(f"{out} holds frames of seed {there}, not {seed}; choose that seed or another folder")
+    else:
+        replace_text(path, json.dumps({"seed": seed}) + "\n")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What worker processes do: ``task`` is "frames" or "drive"; see :mod:`.worker`."""
+
+    task: str
+    out: Path
+    seed: int
+    cache: Path
+    python: Path
+
+    def command(self, numbers: Sequence[int]) -> list[str]:
+        options = ["--out", str(self.out), "--cache", str(self.cache), "--seed", str(self.seed)]
+        module = "sem_depth_training.streets.worker"
+        return [str(self.python), "-m", module, self.task, *options, "--numbers", ",".join(map(str, numbers))]
+
+
+def run_workers(job: Job, numbers: Sequence[int], workers: int, batch: int) -> Iterator[int]:
+    """Yield frame numbers as they are done, ``batch`` to a process. Workers stop with us, however we stop."""
+    batches: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
+    for start in range(0, len(numbers), batch):
+        batches.put(numbers[start : start + batch])
+    done: queue.SimpleQueue[int | Exception | None] = queue.SimpleQueue()
+    running: list[subprocess.Popen[str]] = []
+    stopping = threading.Event()
+
+    def work() -> None:
+        try:
+            while not (stopping.is_set() or batches.empty()):
+                _run_batch(job, batches.get(), done, running)
+            done.put(None)
+        except Exception as error:
+            done.put(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(workers):
+            while (item := done.get()) is not None:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+    finally:
+        stopping.set()
+        for process in running:
+            process.terminate()
+        for thread in threads:
+            thread.join(timeout=30)
+
+
+def _run_batch(
+    job: Job,
+    numbers: Sequence[int],
+    done: queue.SimpleQueue[int | Exception | None],
+    running: list[subprocess.Popen[str]],
+) -> None:
+    log = job.out / f"worker-{numbers[0]:06d}.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            job.command(numbers), stdout=subprocess.PIPE, stderr=errors, text=True, env=_worker_environment()
+        )
+        running.append(process)
+        assert process.stdout is not None
+        for line in process.stdout:  # Blender talks there too
+            if line.startswith('{"done"'):
+                done.put(int(json.loads(line)["done"]))
+        status = process.wait()
+    if status == -signal.SIGTERM:  # we stop
+        return
+    if status:
+        tail = "\n".join(log.read_text().strip().splitlines()[-5:])
+        raise RenderError(
+            f"the worker for frames {numbers[0]} to {numbers[-1]} failed (exit {status}); {log} ends with:\n{tail}"
+        )
+    log.unlink()
+
+
+def _worker_environment() -> dict[str, str]:
+    """Ours, with this package importable: the worker's Python may be one where it is not installed."""
+    root = str(Path(__file__).resolve().parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}

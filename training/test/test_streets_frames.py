@@ -1,0 +1,113 @@
+"""Files of a rendered set: the index the training reads, the counts of the depth images, resuming."""
+
+import csv
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+
+from sem_depth_training.streets import models
+from sem_depth_training.streets.frames import COLUMNS, FramePlan, row_path, write_frame, write_index
+from sem_depth_training.streets.render import RenderError, render_set
+from sem_depth_training.streets.weather import add_air, sample_weather
+
+DRIVING_COLUMNS = [
+    "split", "sequence", "camera", "image", "depth", "fx", "fy", "cx", "cy", "width", "height", "gt_kind", "licence",
+]  # fmt: skip
+
+
+def written(folder, number=7):
+    plan = FramePlan.sample(3, number)
+    view = plan.view(plan.layout())
+    rng = np.random.default_rng(number)
+    image = rng.integers(0, 255, (view.height, view.width, 3), dtype=np.uint8)
+    depth = rng.uniform(2, 400, (view.height, view.width)).astype(np.float32)
+    depth[:20] = np.inf
+    write_frame(folder, plan, view, image, depth)
+    return plan, view, image, depth
+
+
+def test_index_has_the_columns_of_driving_data_and_the_sky(tmp_path):
+    _, view, _, depth = written(tmp_path)
+    assert write_index(tmp_path) == 1
+    with (tmp_path / "index.csv").open() as file:
+        reader = csv.DictReader(file)
+        assert reader.fieldnames == [*DRIVING_COLUMNS, "sky"] == list(COLUMNS)
+        (row,) = list(reader)
+    assert (row["split"], row["gt_kind"]) == ("train", "dense")
+    assert (int(row["width"]), int(row["height"])) == (view.width, view.height)
+    np.testing.assert_allclose([float(row["fx"]), float(row["cx"])], [view.focal, view.cx], atol=1e-4)
+    counts = cv2.imread(str(tmp_path / row["depth"]), cv2.IMREAD_UNCHANGED)
+    sky = cv2.imread(str(tmp_path / row["sky"]), cv2.IMREAD_UNCHANGED)
+    assert counts.dtype == np.uint16
+    assert counts.shape == sky.shape == (view.height, view.width)
+    np.testing.assert_array_equal(sky > 0, np.isinf(depth))
+    near = depth < 254.9
+    np.testing.assert_allclose(counts[near] / 256, depth[near], atol=1 / 512 + 1e-4)
+    assert not counts[depth > 255].any()
+    assert cv2.imread(str(tmp_path / row["image"])).shape == (view.height, view.width, 3)
+
+
+def test_plans_follow_the_seed_and_vary():
+    assert FramePlan.sample(1, 5) == FramePlan.sample(1, 5)
+    assert FramePlan.sample(1, 5) != FramePlan.sample(2, 5)
+    plans = [FramePlan.sample(0, number) for number in range(300)]
+    assert len(Counter(plan.style for plan in plans)) == 4
+    assert len(Counter(plan.weather.condition for plan in plans)) == 7
+    views = [plan.view(plan.layout()) for plan in plans[:40]]
+    slopes = [view.focal / view.width for view in views]
+    assert min(slopes) < 0.55
+    assert max(slopes) > 0.9
+    heights = [view.pose[2, 3] for view in views]
+    assert max(heights) - min(heights) > 0.8
+    assert any(view.width / view.height == pytest.approx(1.5) for view in views)
+
+
+def test_an_unfinished_frame_is_not_in_the_index(tmp_path):
+    plan, *_ = written(tmp_path, 1)
+    written(tmp_path, 2)
+    row_path(tmp_path, plan).unlink()  # as after a kill between the pictures and the row
+    assert write_index(tmp_path) == 1
+    assert plan.name not in (tmp_path / "index.csv").read_text()
+
+
+def test_a_python_without_blender_is_named(tmp_path):
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\necho 'ModuleNotFoundError: No module named bpy' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    with pytest.raises(RenderError, match=r"No module named bpy.*sem_depth_training\[render\]"):
+        render_set(1, tmp_path / "out", 1, 0, tmp_path, fake)
+
+
+def test_two_seeds_do_not_mix_in_one_folder(tmp_path):
+    from sem_depth_training.streets.render import _claim_seed
+
+    _claim_seed(tmp_path, 4)
+    _claim_seed(tmp_path, 4)
+    with pytest.raises(RenderError, match="seed 4, not 5"):
+        _claim_seed(tmp_path, 5)
+
+
+def test_every_model_has_an_author_and_a_licence():
+    lines = models.attributions()
+    assert len(lines) == len(models.MODELS) == len(models.BY_NAME)
+    assert all("CC" in line for line in lines)
+
+
+def test_fog_has_the_colour_of_the_sky():
+    airlight = np.array([0.6, 0.62, 0.64], np.float32)
+    scene = np.random.default_rng(0).uniform(0, 1, (4, 5, 3)).astype(np.float32)
+    elevation = np.zeros((4, 5), np.float32)
+    far = add_air(scene, np.full((4, 5), 5000, np.float32), elevation, airlight, visibility=100.0)
+    np.testing.assert_allclose(far, np.broadcast_to(airlight, far.shape), rtol=1e-4)
+    near = add_air(scene, np.full((4, 5), 0.0, np.float32), elevation, airlight, visibility=100.0)
+    np.testing.assert_allclose(near, scene, rtol=1e-5)
+    # Koschmieder: 2 % of the contrast is left at the visibility.
+    at_limit = add_air(scene, np.full((4, 5), 100.0, np.float32), elevation, airlight, visibility=100.0)
+    np.testing.assert_allclose(at_limit - airlight, 0.02 * (scene - airlight), atol=1e-4)
+
+
+def test_weather_follows_its_generator():
+    first, again = (sample_weather(np.random.default_rng(9)) for _ in range(2))
+    assert first == again

@@ -1,0 +1,87 @@
+"""Streets are decided by their seed, and nothing in them stands in anything else."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sem_depth_training.streets.layout import SolidBox, all_overlaps, layout_fingerprint, make_layout, model_boxes
+from sem_depth_training.streets.road import STYLES, Road
+from sem_depth_training.streets.street import build_geometry
+
+SPEED = 9.0
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_seed_decides_the_street(style):
+    first, again, other = (make_layout(seed, style) for seed in (5, 5, 6))
+    assert layout_fingerprint(first) == layout_fingerprint(again)
+    assert layout_fingerprint(first) != layout_fingerprint(other)
+    triangles, repeated = build_geometry(first).triangles(), build_geometry(again).triangles()
+    assert triangles.keys() == repeated.keys()
+    for name, (vertices, uv) in triangles.items():
+        np.testing.assert_array_equal(vertices, repeated[name][0])
+        np.testing.assert_array_equal(uv, repeated[name][1])
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_overlaps_while_the_traffic_moves(style, seed):
+    layout = make_layout(seed, style, length=300.0, ego_speed=SPEED)
+    for time in (0.0, 3.0, 7.0):
+        assert all_overlaps(layout.solids(time)) == [], f"at {time} s"
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_camera_has_its_own_place_in_the_lane(style):
+    for seed in range(5):
+        layout = make_layout(seed, style, ego_stations=(12.0,), length=270.0)
+        x, y, _ = layout.road.points(12.0, layout.ego_offset)
+        ego = SolidBox((x, y), 4.5, 1.8, layout.road.heading(12.0), 0.1, 1.6)
+        assert not [box for placed in layout.models for box in model_boxes(layout.road, placed) if box.overlaps(ego)]
+
+
+boxes = st.builds(
+    SolidBox,
+    centre=st.tuples(st.floats(-5, 5), st.floats(-5, 5)),
+    length=st.floats(0.5, 6),
+    width=st.floats(0.5, 6),
+    yaw=st.floats(-3.2, 3.2),
+    bottom=st.just(0.0),
+    top=st.just(1.0),
+)
+
+
+@given(boxes, boxes)
+@settings(max_examples=60, deadline=None)
+def test_overlap_agrees_with_points_inside(a, b):
+    assert a.overlaps(b) == b.overlaps(a)
+    grid = (np.stack(np.meshgrid(np.linspace(-0.5, 0.5, 15), np.linspace(-0.5, 0.5, 15)), -1)).reshape(-1, 2)
+
+    def to_world(box, points):
+        rotation = np.array([[np.cos(box.yaw), -np.sin(box.yaw)], [np.sin(box.yaw), np.cos(box.yaw)]])
+        return np.asarray(box.centre) + (points * [box.length, box.width]) @ rotation.T
+
+    points = to_world(a, 0.999 * grid) - np.asarray(b.centre)
+    rotation = np.array([[np.cos(b.yaw), -np.sin(b.yaw)], [np.sin(b.yaw), np.cos(b.yaw)]])
+    inside = (np.abs(points @ rotation) < np.array([b.length, b.width]) / 2 * 0.999).all(1)
+    if inside.any():  # a shared point proves an overlap; a coarse grid cannot prove there is none
+        assert a.overlaps(b)
+
+
+def test_boxes_above_each_other_do_not_overlap():
+    trunk = SolidBox((0, 0), 1, 1, 0.3, 0.0, 2.0)
+    crown = SolidBox((0, 0), 4, 4, 0.0, 2.0, 8.0)
+    assert not trunk.overlaps(crown)
+    assert SolidBox((0, 0), 1, 1, 0.0, 1.5, 2.5).overlaps(crown)
+
+
+def test_road_geometry():
+    road = Road(-40.0, 200.0, curvature=1 / 100, grade=0.03)
+    np.testing.assert_allclose(road.points(0.0, 0.0), [0, 0, 0], atol=1e-9)
+    np.testing.assert_allclose(road.points(0.0, 2.0), [0, 2, 0], atol=1e-9)  # offsets are to the left
+    stations = np.arange(0, 199.0)
+    steps = np.linalg.norm(np.diff(road.points(stations, 0.0)[:, :2], axis=0), axis=1)
+    np.testing.assert_allclose(steps, 1.0, atol=1e-3)
+    assert road.heading(150.0) > 0.5  # positive curvature turns left
+    assert road.points(150.0, 0.0)[2] > 2.0
