@@ -50,5 +50,5 @@ $(VENV)/node.installed: $(VENV)/bin/python $(NODE)/setup.py
 	@touch $@
 
 $(VENV)/dev.installed: $(VENV)/node.installed training/pyproject.toml requirements-dev.txt
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --requirement requirements-dev.txt --editable "$(NODE)[cpu,bags,ros,tensorrt-rtx]" --editable training
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --requirement requirements-dev.txt --editable "$(NODE)[cpu,bags,ros,tensorrt-rtx,waymo]" --editable training
 	@touch $@

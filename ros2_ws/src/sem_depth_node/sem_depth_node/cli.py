@@ -426,7 +426,6 @@ def waymo_to_bag(
 
     from sem_depth_node.bags.reader import BagError
     from sem_depth_node.bags.waymo.convert import waymo_to_bag as convert
-    from sem_depth_node.bags.waymo.parquet import ParquetSegment
     from sem_depth_node.bags.waymo.segment import WaymoError, WaymoSegment
     from sem_depth_node.bags.waymo.tfrecord import TfrecordSegment
 
@@ -436,6 +435,10 @@ def waymo_to_bag(
         if source.is_file():
             opened = TfrecordSegment(source, lidar=lidar)
         else:
+            try:
+                from sem_depth_node.bags.waymo.parquet import ParquetSegment
+            except ImportError as error:
+                fail(f"reading parquet needs pyarrow ({error}): `pip install 'sem_depth_node[waymo]'`")
             opened = ParquetSegment(source, segment, lidar=lidar)
         report = convert(
             opened,
