@@ -41,7 +41,7 @@ def _plot_frames(axes: Any, scores: Scores) -> None:
     seconds = [(frame.stamp - first) / 1e9 for frame in scores.frames]
     for name, label in (("abs_rel", "AbsRel"), ("delta1", "delta1")):
         axes.plot(seconds, [frame.metrics[name] for frame in scores.frames], marker=".", label=label)
-    axes.set(title="by frame", xlabel="time (s)", ylim=(0, 1.02))
+    axes.set(title="by frame", xlabel="time (s)", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
 
