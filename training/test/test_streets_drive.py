@@ -137,7 +137,7 @@ def test_lidar_sees_the_road_below_the_car(messages):
 
 
 def colour_change(messages, frame, ahead, *, focal_scale=1.0, still=False):
-    """Mean colour difference of LiDAR points seen in a frame and, moved by the poses in the bag, `ahead` frames later."""
+    """Mean colour difference of LiDAR points in a frame and, moved by the poses in the bag, `ahead` frames later."""
     k = messages["/camera/camera_info"][frame][1].k.reshape(3, 3).copy()
     k[0, 0] *= focal_scale
     k[1, 1] *= focal_scale

@@ -240,7 +240,30 @@ class DriveBag:
 
 def write_drive(folder: Path, plan: DrivePlan, rendered: Path) -> None:
     """Gather the frames that the workers left in ``rendered`` into a bag at ``folder``, which must not exist."""
-    with DriveBag(folder, plan, plan.layout()) as bag:
+    layout = plan.layout()
+    with DriveBag(folder, plan, layout) as bag:
         for frame in range(plan.frames):
             with np.load(rendered / f"{frame:04d}.npz") as content:
                 bag.add(frame, DriveFrame(content["image"], content["points"]))
+    (folder / "LICENCE.md").write_text(licence_note(plan, layout))
+
+
+def licence_note(plan: DrivePlan, layout: StreetLayout) -> str:
+    """Whose the recording is, whose models it shows, and how to render it again."""
+    shown = {placed.model for placed in layout.models}
+    models = "\n".join(sorted(f"- {model.name}: {model.author}, {model.licence}" for model in shown))
+    return f"""# Licence of this drive
+
+A rendered drive through a street that does not exist: camera, calibration, simulated LiDAR and poses,
+{plan.frames} frames at {plan.rate:g} Hz. The sem_depth project dedicates the recording to the public domain under
+[CC0 1.0](https://creativecommons.org/publicdomain/zero/1.0/), as far as the rights are the project's.
+
+It shows these 3D models of Debian's package sweethome3d-furniture. CC BY asks to name their authors, and so should you
+when you show it:
+
+{models}
+
+Rendered with Blender 4.5.15 (see docs/streets.md); the same again, bit for bit:
+
+    sem-depth-train render-drive --seed {plan.seed} --out drive
+"""
