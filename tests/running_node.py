@@ -72,6 +72,7 @@ class RunningNode:
     """`sem_depth_node` as a process. Leaving the `with` ends it.
 
     Attributes:
+        domain: its ROS domain.
         log: lines it has printed.
     """
 
@@ -82,6 +83,7 @@ class RunningNode:
         *ros_arguments: str,
         environment: Mapping[str, str] | None = None,
     ) -> None:
+        self.domain = domain
         self.log: list[str] = []
         arguments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={_yaml(value)}")]
         command = [sys.executable, "-m", "sem_depth_node.ros.node", "--ros-args"]
@@ -115,6 +117,10 @@ class RunningNode:
         """Send a signal; returns the exit code."""
         if self._process.poll() is None:
             self._process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; returns the exit code."""
         try:
             return self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -123,11 +129,6 @@ class RunningNode:
             raise AssertionError("the node did not end:\n" + "\n".join(self.log)) from None
         finally:
             self._reader.join()
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process runs."""
-        return self._process.poll() is None
 
     def __enter__(self) -> RunningNode:
         return self
@@ -154,6 +155,7 @@ class Bench:
     """
 
     def __init__(self, domain: int, node: str = "/sem_depth", namespace: str = "") -> None:
+        self.domain = domain
         self._context = Context()
         rclpy.init(context=self._context, domain_id=domain)
         self.ros = rclpy.create_node("bench", context=self._context)
@@ -174,8 +176,9 @@ class Bench:
     def close(self) -> None:
         """End it."""
         self._executor.shutdown()
-        rclpy.shutdown(context=self._context)
         self._thread.join()
+        self.ros.destroy_node()
+        rclpy.shutdown(context=self._context)
 
     # Listening
 
@@ -208,6 +211,10 @@ class Bench:
             f"{topic} of stamp {stamp}",
         )
 
+    def has(self, topic: str, stamp: int) -> bool:
+        """Whether the message of an output that has this stamp has come."""
+        return any(nanoseconds(message) == stamp for message in list(self.received[topic]))
+
     # The camera
 
     def camera(
@@ -219,18 +226,31 @@ class Bench:
         durability: DurabilityPolicy = DurabilityPolicy.VOLATILE,
     ) -> None:
         """Advertise image and camera_info anew, and wait until the node subscribes to both as they are offered."""
-        qos = QoSProfile(depth=10, reliability=reliability, durability=durability)
         for publisher in self._publishers.values():
             self.ros.destroy_publisher(publisher)
-        for key, name, kind in (
-            ("image", image, CompressedImage if compressed else Image),
-            ("camera_info", camera_info, CameraInfo),
-        ):
-            name = name if name.startswith("/") else f"{self._namespace}/{name}"
-            self._publishers[key] = self.ros.create_publisher(kind, name, qos)
+        topics = {"image": image, "camera_info": camera_info}
+        for key, topic in topics.items():
+            self.advertise(key, reliability, durability, topic, compressed)
+        for key, publisher in self._publishers.items():
+            name = publisher.topic_name
             wait_for(lambda name=name: self.subscribed_as(name) == (reliability, durability), f"subscription to {name}")
             # The node's first subscription may have been matched, and ended, just now.
             wait_for(lambda key=key: self._publishers[key].get_subscription_count() == 1, f"one subscriber of {name}")
+
+    def advertise(
+        self,
+        key: str,
+        reliability: ReliabilityPolicy,
+        durability: DurabilityPolicy = DurabilityPolicy.VOLATILE,
+        topic: str = "",
+        compressed: bool = False,
+    ) -> None:
+        """Advertise "image" or "camera_info", under a name that may be another."""
+        kind = CameraInfo if key == "camera_info" else CompressedImage if compressed else Image
+        topic = topic or key
+        name = topic if topic.startswith("/") else f"{self._namespace}/{topic}"
+        qos = QoSProfile(depth=10, reliability=reliability, durability=durability)
+        self._publishers[key] = self.ros.create_publisher(kind, name, qos)
 
     def subscribed_as(self, topic: str) -> tuple[ReliabilityPolicy, DurabilityPolicy] | None:
         """Reliability and durability of the node's subscription to a topic."""
@@ -296,7 +316,7 @@ class Bench:
         future = client.call_async(request)
 
         def answer() -> Any:
-            wait_for(future.done, f"an answer of {name}")
+            wait_for(future.done, f"an answer of {name}", 3 * PATIENCE)
             self.ros.destroy_client(client)
             return future.result()
 

@@ -1,0 +1,227 @@
+"""Transitions, starting, stopping, and what the node does while it loads."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lifecycle_msgs.msg import Transition
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from running_node import Bench, RunningNode, bench, free_domain, wait_for
+from scenes import LEFT, SECOND, image_message, info_message, metric_depth, plane
+from tiny_bundle import write_tiny_bundle
+
+from sem_depth_node.bundle import ModelBundle, sha256_of
+
+RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
+VOLATILE, TRANSIENT_LOCAL = DurabilityPolicy.VOLATILE, DurabilityPolicy.TRANSIENT_LOCAL
+STAMP = 1_600_000_000 * SECOND
+CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
+ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
+
+
+@pytest.fixture(scope="module")
+def domain() -> int:
+    return free_domain()
+
+
+@pytest.fixture(scope="module")
+def node(domain: int) -> Iterator[RunningNode]:
+    parameters = {"autostart": False, "bundle": "/nowhere/bundle", "engine": "onnxruntime"}
+    with RunningNode(domain, parameters) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def robot(domain: int, node: RunningNode) -> Iterator[Bench]:
+    with bench(domain) as opened:
+        yield opened
+
+
+@pytest.fixture
+def unconfigured(robot: Bench) -> Bench:
+    """The node in its first state, wherever the test before left it."""
+    for transition in (DEACTIVATE, CLEANUP):
+        if robot.state() != "unconfigured":
+            robot.transition(transition)
+    assert robot.state() == "unconfigured"
+    return robot
+
+
+def test_without_autostart_it_waits_for_a_manager(unconfigured: Bench) -> None:
+    status, _ = unconfigured.diagnosis("state", lambda *_: True)
+    assert status.message == "unconfigured"
+    assert unconfigured.subscribed_as("/image") is None
+
+
+def test_a_bundle_that_is_not_there_fails_with_one_line(unconfigured: Bench, node: RunningNode) -> None:
+    unconfigured.set(bundle="/nowhere/bundle")
+    assert not unconfigured.transition(CONFIGURE)
+    assert unconfigured.state() == "unconfigured"
+    line = node.said("cannot configure", "/nowhere/bundle: no such folder, expected a model bundle")
+    assert "[ERROR]" in line
+    status, _ = unconfigured.diagnosis("state", lambda *_: True)
+    assert status.level == b"\2"
+    assert "/nowhere/bundle" in status.message
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        ("hash", "sha256 is"),
+        ("version", "field 'schema_version' is 7, this package reads 1"),
+        ("graph", "ONNX Runtime cannot load it"),
+        ("contract", "inputs and outputs are"),
+    ],
+)
+def test_a_bad_bundle_fails_with_one_line(
+    unconfigured: Bench, node: RunningNode, tmp_path: Path, spoil: str, words: str
+) -> None:
+    bundle = write_tiny_bundle(tmp_path / spoil)
+    manifest = bundle.folder / "manifest.json"
+    fields = json.loads(manifest.read_text())
+    if spoil == "version":
+        fields["schema_version"] = 7
+    elif spoil == "contract":
+        fields["inputs"][0]["height"] += 1
+    else:
+        file = bundle.inputs[0].path
+        file.write_bytes(b"not a graph")
+        if spoil == "graph":
+            fields["files"][file.name] = sha256_of(file)
+    manifest.write_text(json.dumps(fields))
+    assert unconfigured.set(bundle=str(bundle.folder)).successful
+    assert not unconfigured.transition(CONFIGURE)
+    node.said("cannot configure", words, str(bundle.folder))
+    assert not any("Traceback" in line for line in node.log)
+
+
+def test_all_the_way_up_and_down_twice(unconfigured: Bench, tiny_bundle: ModelBundle) -> None:
+    assert unconfigured.set(bundle=str(tiny_bundle.folder)).successful
+    for round_trip in range(2):
+        assert unconfigured.transition(CONFIGURE)
+        assert unconfigured.state() == "inactive"
+        assert unconfigured.subscribed_as("/image") is None
+        assert unconfigured.transition(ACTIVATE)
+        unconfigured.camera()
+        unconfigured.listen_to_all()
+        stamp = STAMP + round_trip * SECOND
+        unconfigured.show(image_message(stamp), info_message(stamp))
+        depth = plane(unconfigured.output("depth/image", stamp))
+        assert depth[0, 0] == pytest.approx(metric_depth(LEFT[0]), rel=1e-6)
+        assert unconfigured.transition(DEACTIVATE)
+        wait_for(lambda: not unconfigured.ros.count_subscribers("/image"), "the subscription to end")
+        assert unconfigured.transition(CLEANUP)
+        wait_for(lambda: not unconfigured.ros.count_publishers("/depth/points"), "the publishers to go")
+        unconfigured.ignore_all()
+
+
+def test_impossible_transitions_are_refused_and_survived(unconfigured: Bench, node: RunningNode) -> None:
+    assert not unconfigured.transition(ACTIVATE)
+    assert not unconfigured.transition(99)
+    node.said("transition 3 refused: not possible in this state")
+    assert unconfigured.state() == "unconfigured"
+
+
+def test_it_answers_while_it_loads(
+    unconfigured: Bench, node: RunningNode, tiny_bundle: ModelBundle, tmp_path: Path
+) -> None:
+    # A bundle with gigabytes of weights, which take seconds to check.
+    fields = json.loads((tiny_bundle.folder / "manifest.json").read_text())
+    big = tmp_path / "big"
+    big.mkdir()
+    for file in fields["files"]:
+        (big / file).write_bytes((tiny_bundle.folder / file).read_bytes())
+    with (big / "a_weights.bin").open("wb") as weights:
+        weights.truncate(2 << 30)  # sparse: takes no room on the disk
+    fields["files"]["a_weights.bin"] = "0" * 64
+    (big / "manifest.json").write_text(json.dumps(fields))
+    assert unconfigured.set(bundle=str(big)).successful
+
+    answer = unconfigured.begin_transition(CONFIGURE)
+    assert unconfigured.state() == "configuring"
+    assert not unconfigured.transition(CLEANUP)
+    node.said("transition 2 refused: another one is in progress")
+    assert unconfigured.set(fit="letterbox").successful
+    assert unconfigured.state() == "configuring", "the answers above came while it loaded"
+    assert not answer()
+    node.said("cannot configure", "a_weights.bin", "sha256 is")
+    assert unconfigured.state() == "unconfigured"
+
+
+@pytest.mark.parametrize(("number", "active"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGINT, False)])
+def test_signals_end_it_quietly(tiny_bundle: ModelBundle, number: int, active: bool) -> None:
+    parameters = {"bundle": str(tiny_bundle.folder), "engine": "onnxruntime", "autostart": active}
+    running = RunningNode(free_domain(), parameters)
+    if active:
+        running.said("active: image /image")
+    else:
+        with bench(running.domain) as robot:
+            assert robot.state() == "unconfigured"
+    assert running.end(number) == 0
+    assert not any("Traceback" in line or "[ERROR]" in line for line in running.log), running.log
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"min_depth": 2}, "min_depth"),
+        ({"fit": "zoom"}, "fit is 'zoom', expected one of crop, letterbox"),
+        ({"min_depth": 5.0, "max_depth": 4.0}, "max_depth is 4, expected more than min_depth, 5"),
+    ],
+)
+def test_wrong_parameters_at_the_start_end_it_with_one_line(parameters: dict[str, object], words: str) -> None:
+    running = RunningNode(free_domain(), parameters)
+    running.said("wrong parameter", words)
+    assert running.wait() == 2
+    assert len(running.log) == 1
+
+
+def test_the_subscriptions_follow_the_publishers(unconfigured: Bench, tiny_bundle: ModelBundle) -> None:
+    robot = unconfigured
+    assert robot.set(bundle=str(tiny_bundle.folder)).successful
+    assert robot.transition(CONFIGURE)
+    assert robot.transition(ACTIVATE)
+    robot.listen("depth/image")
+    for index, (reliability, durability) in enumerate(
+        ((BEST_EFFORT, VOLATILE), (RELIABLE, VOLATILE), (RELIABLE, TRANSIENT_LOCAL))
+    ):
+        robot.camera(reliability=reliability, durability=durability)  # waits for a subscription like it
+        shown: list[int] = []
+
+        def answered(index: int = index, shown: list[int] = shown) -> bool:
+            shown.append(STAMP + (10 * index) * SECOND + len(shown))
+            robot.show(image_message(shown[-1]), info_message(shown[-1]))
+            return any(robot.has("depth/image", stamp) for stamp in shown)
+
+        wait_for(answered, f"depth from a {reliability.name} camera")
+    # A second camera that is not reliable: a reliable subscription would not hear it.
+    with bench(robot.domain) as second:
+        second.advertise("image", BEST_EFFORT)
+        wait_for(lambda: robot.subscribed_as("/image") == (BEST_EFFORT, VOLATILE), "a best effort subscription")
+    wait_for(lambda: robot.subscribed_as("/image") == (RELIABLE, TRANSIENT_LOCAL), "the reliable one again")
+
+
+def test_an_override_ends_the_adapting(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    file = tmp_path / "qos.yaml"
+    file.write_text(
+        "/**:\n  ros__parameters:\n    qos_overrides:\n      /image:\n        subscription:\n"
+        "          reliability: best_effort\n          depth: 2\n"
+        "      /depth/image:\n        publisher:\n          reliability: best_effort\n"
+    )
+    parameters = {"bundle": str(tiny_bundle.folder), "engine": "onnxruntime"}
+    domain = free_domain()
+    with RunningNode(domain, parameters, "--params-file", str(file)) as node, bench(domain) as robot:
+        node.said("active")
+        robot.advertise("image", RELIABLE)
+        robot.advertise("camera_info", RELIABLE)
+        wait_for(lambda: robot.subscribed_as("/camera_info") == (RELIABLE, VOLATILE), "camera_info to be adapted to")
+        assert robot.subscribed_as("/image") == (BEST_EFFORT, VOLATILE)
+        offered = {
+            topic: robot.ros.get_publishers_info_by_topic(f"/depth/{topic}")[0].qos_profile.reliability
+            for topic in ("image", "confidence")
+        }
+        assert offered == {"image": BEST_EFFORT, "confidence": RELIABLE}
