@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sem_depth_node.bags.kitti import kitti_to_bag, open_kitti
+from sem_depth_node.bags.kitti.convert import kitti_to_bag, open_kitti
 from sem_depth_node.bags.messages import depth_metres
 from sem_depth_node.bags.reader import BagReader
 from sem_depth_node.bundle import ModelBundle

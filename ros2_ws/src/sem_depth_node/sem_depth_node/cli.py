@@ -375,8 +375,9 @@ def kitti_to_bag(
     """Make a rosbag2 of KITTI: images, calibration, LiDAR, transforms, GPS and IMU at their original times."""
     import time
 
-    from sem_depth_node.bags.kitti import KittiError, open_kitti
-    from sem_depth_node.bags.kitti import kitti_to_bag as convert
+    from sem_depth_node.bags.kitti.convert import kitti_to_bag as convert
+    from sem_depth_node.bags.kitti.convert import open_kitti
+    from sem_depth_node.bags.kitti.files import KittiError
     from sem_depth_node.bags.reader import BagError
 
     began = time.monotonic()

@@ -13,7 +13,8 @@ from rosbags.interfaces import QosDurability
 from ruamel.yaml import YAML
 
 from sem_depth_node.bags.evaluate import LidarDepth
-from sem_depth_node.bags.kitti import KittiError, kitti_to_bag, open_kitti
+from sem_depth_node.bags.kitti.convert import kitti_to_bag, open_kitti
+from sem_depth_node.bags.kitti.files import KittiError
 from sem_depth_node.bags.reader import BagError, BagReader
 from sem_depth_node.bags.transforms import transforms_of
 from sem_depth_node.camera_info import camera_from_info
