@@ -16,6 +16,7 @@ from sem_depth_node.ros import diagnostics
 from sem_depth_node.ros.mailbox import Mailbox, stamp_of
 from sem_depth_node.ros.outputs import DepthOutputs, topic_of
 from sem_depth_node.ros.parameters import Parameters
+from sem_depth_node.ros.scale_check import CameraScaleCheck, LidarScans
 from sem_depth_node.ros.subscription import AdaptiveSubscription
 from sem_depth_node.ros.worker import FrameWalk
 
@@ -36,6 +37,7 @@ class CameraStream:
         estimator: of this camera alone.
         parameters: called for the values of now.
         callback_group: of the inputs' callbacks; no two of them at once.
+        scans: of a LiDAR to check the scale of depth against; None does not check it.
 
     Attributes:
         name: as given.
@@ -49,6 +51,7 @@ class CameraStream:
         estimator: DepthEstimator,
         parameters: Callable[[], Parameters],
         callback_group: CallbackGroup,
+        scans: LidarScans | None = None,
     ) -> None:
         self.name = name
         self._node, self._estimator, self._parameters = node, estimator, parameters
@@ -56,7 +59,9 @@ class CameraStream:
         self._logger = node.get_logger().get_child(name) if name else node.get_logger()
         self.faults = diagnostics.FaultLog(self._logger.warning, self._logger.error)
         self.statistics = diagnostics.FrameStatistics()
-        self._outputs = DepthOutputs(node, name)
+        self._outputs = DepthOutputs(node, name, scale_check=scans is not None)
+        self._scans = scans
+        self._scale_check: CameraScaleCheck | None = None
         self._mailbox: Mailbox | None = None
         self._image: AdaptiveSubscription | None = None
         self._camera_info: AdaptiveSubscription | None = None
@@ -68,7 +73,12 @@ class CameraStream:
         self.statistics = diagnostics.FrameStatistics()
         self._newest_stamp, self._without_camera_info_since = 0, None
         self._mailbox = mailbox
-        walk = FrameWalk(self._estimator, self._outputs, self._parameters, self.faults, self.statistics)
+        if self._scans is not None:
+            publish = self._outputs.publish_scale
+            self._scale_check = CameraScaleCheck(self._scans, publish, self._parameters, self._logger)
+        walk = FrameWalk(
+            self._estimator, self._outputs, self._parameters, self.faults, self.statistics, self._scale_check
+        )
         self._camera_info = AdaptiveSubscription(
             self._node,
             CameraInfo,
@@ -120,8 +130,16 @@ class CameraStream:
                 "publishers; without calibration there is no metric depth",
             )
 
-    def status(self) -> DiagnosticStatus:
-        """Rates, latencies, drops and faults, as an entry for /diagnostics."""
+    def statuses(self) -> list[DiagnosticStatus]:
+        """Entries for /diagnostics: frames, and scale where it is checked."""
+        node = self._node.get_fully_qualified_name().lstrip("/")
+        prefix = f"{node}: {self.name} " if self.name else f"{node}: "
+        statuses = [self._frames_status(f"{prefix}frames", node)]
+        if self._scale_check is not None:
+            statuses.append(self._scale_check.status(f"{prefix}scale", node))
+        return statuses
+
+    def _frames_status(self, name: str, hardware: str) -> DiagnosticStatus:
         values = self.statistics.key_values()
         faults = self.faults.last
         for fault, age in faults:
@@ -145,9 +163,7 @@ class CameraStream:
             latency = values.get("latency median (ms)")
             rate = values["output rate (Hz)"]
             level, message = diagnostics.OK, f"{rate} Hz" + (f", latency {latency} ms" if latency else "")
-        node = self._node.get_fully_qualified_name().lstrip("/")
-        title = f"{self.name} frames" if self.name else "frames"
-        return diagnostics.diagnostic_status(f"{node}: {title}", level, message, node, values)
+        return diagnostics.diagnostic_status(name, level, message, hardware, values)
 
     def _on_image(self, image: Any) -> None:
         mailbox = self._mailbox

@@ -214,21 +214,22 @@ def diagnostic_status(name: str, level: bytes, message: str, hardware: str, valu
     )
 
 
-def summary_status(name: str, hardware: str, cameras: Mapping[str, DiagnosticStatus]) -> DiagnosticStatus:
+def summary_status(name: str, hardware: str, cameras: Mapping[str, Sequence[DiagnosticStatus]]) -> DiagnosticStatus:
     """One entry for several cameras: OK where all are, ERROR where none is of use, else WARN.
 
     Args:
         name: of the entry.
         hardware: of the entry.
-        cameras: the status of each.
+        cameras: the entries of each, not empty.
     """
-    poor = [camera for camera, status in cameras.items() if status.level != OK]
-    useless = [camera for camera, status in cameras.items() if status.level in (ERROR, STALE)]
+    poor = [camera for camera, entries in cameras.items() if any(entry.level != OK for entry in entries)]
+    useless = [camera for camera, entries in cameras.items() if any(entry.level in (ERROR, STALE) for entry in entries)]
     level = OK if not poor else ERROR if len(useless) == len(cameras) else WARN
     message = f"{len(cameras) - len(poor)} of {len(cameras)} cameras are well"
     if poor:
         message += f"; look at {', '.join(poor)}"
-    return diagnostic_status(name, level, message, hardware, {c: status.message for c, status in cameras.items()})
+    said = {camera: "; ".join(entry.message for entry in entries) for camera, entries in cameras.items()}
+    return diagnostic_status(name, level, message, hardware, said)
 
 
 def diagnostic_array(stamp: Time, statuses: Sequence[DiagnosticStatus]) -> DiagnosticArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 import threading
@@ -32,6 +33,7 @@ from sem_depth_node.ros import diagnostics
 from sem_depth_node.ros.camera_stream import CameraStream
 from sem_depth_node.ros.mailbox import Mailboxes
 from sem_depth_node.ros.parameters import declare
+from sem_depth_node.ros.scale_check import LidarScans
 from sem_depth_node.ros.worker import FrameWorker
 from sem_depth_node.shipped import default_bundle
 
@@ -68,6 +70,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         self._bundle: ModelBundle | None = None
         self._engines: list[DepthEngine] = []
         self._cameras: list[CameraStream] = []
+        self._scans: LidarScans | None = None
         self._worker: FrameWorker | None = None
 
         self._input_group = MutuallyExclusiveCallbackGroup()
@@ -169,9 +172,12 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
     def _make_cameras(self) -> None:
         # The engines are the memory and are shared; an estimator keeps the framing and buffers of one camera.
         assert self._bundle is not None
+        if self._values.scale_check_lidar:
+            self._scans = LidarScans(self, self._values.scale_check_lidar)
         for name in self._values.cameras:
             estimator = DepthEstimator(self._bundle, self._engines)
-            self._cameras.append(CameraStream(self, name, estimator, lambda: self._values, self._input_group))
+            camera = CameraStream(self, name, estimator, lambda: self._values, self._input_group, self._scans)
+            self._cameras.append(camera)
 
     def _on_progress(self, phase: str, fraction: float) -> None:
         self._state_in_words = diagnostics.OK, f"configuring: {phase} ({fraction:.0%})"
@@ -194,6 +200,9 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         self._end_work()
         for camera in self._cameras:
             camera.destroy()
+        if self._scans is not None:
+            self._scans.destroy()
+            self._scans = None
         for engine in self._engines:
             engine.close()
         self._cameras, self._engines, self._bundle = [], [], None
@@ -222,6 +231,8 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
     def _adapt(self) -> None:
         for camera in self._cameras:
             camera.adapt()
+        if self._scans is not None:
+            self._scans.adapt()
 
     def _on_set_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         bundle = self._bundle
@@ -250,10 +261,10 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
             }
         statuses = [diagnostics.diagnostic_status(f"{name}: state", level, message, name, engine)]
         if self._worker is not None:
-            each = {camera.name: camera.status() for camera in self._cameras}
+            each = {camera.name: camera.statuses() for camera in self._cameras}
             if len(each) > 1:
                 statuses.append(diagnostics.summary_status(f"{name}: cameras", name, each))
-            statuses += each.values()
+            statuses += itertools.chain.from_iterable(each.values())
         stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(diagnostics.diagnostic_array(stamp, statuses))
 

@@ -12,6 +12,7 @@ from rclpy.lifecycle import LifecycleNodeMixin
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Float32
 
 from sem_depth_node.camera import CameraModel
 from sem_depth_node.estimator import DepthEstimate
@@ -27,9 +28,10 @@ TOPICS = {
     "depth/points": PointCloud2,
     "depth/preview": Image,
     "depth/timing": DiagnosticArray,
+    "depth/scale_check": Float32,
 }
 # Those that the network must run for.
-FROM_DEPTH = frozenset({"depth/image", "depth/confidence", "depth/points", "depth/preview"})
+FROM_DEPTH = frozenset({"depth/image", "depth/confidence", "depth/points", "depth/preview", "depth/scale_check"})
 
 # Frames kept for subscribers that ask again. A cloud of a KITTI image takes 7.5 MB.
 HISTORY_DEPTH = 5
@@ -48,9 +50,10 @@ class DepthOutputs:
     Args:
         node: a lifecycle node; the publishers are silent until it is active.
         camera: put before the topics; may be empty.
+        scale_check: there is a LiDAR to make `depth/scale_check` from.
     """
 
-    def __init__(self, node: LifecycleNodeMixin, camera: str = "") -> None:
+    def __init__(self, node: LifecycleNodeMixin, camera: str = "", scale_check: bool = False) -> None:
         self._node = node
         self._publishers = {
             topic: node.create_lifecycle_publisher(
@@ -60,6 +63,7 @@ class DepthOutputs:
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
             for topic, message_type in TOPICS.items()
+            if scale_check or topic != "depth/scale_check"
         }
         self._images: dict[str, ImageBuffer] = {}
         self._cloud: tuple[CloudBuffer, PointCloudBuilder] | None = None
@@ -118,6 +122,10 @@ class DepthOutputs:
     def publish_timing(self, header: Any, timing: FrameTiming) -> None:
         """Publish `depth/timing`."""
         self._publishers["depth/timing"].publish(timing_message(header, timing))
+
+    def publish_scale(self, factor: float) -> None:
+        """Publish `depth/scale_check`: what depth must be multiplied by to agree with LiDAR."""
+        self._publishers["depth/scale_check"].publish(Float32(data=factor))
 
     def destroy(self) -> None:
         """Destroy the publishers."""

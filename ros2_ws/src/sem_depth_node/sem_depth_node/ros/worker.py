@@ -17,6 +17,7 @@ from sem_depth_node.ros.mailbox import Frame, Mailboxes
 from sem_depth_node.ros.messages import depth_camera_info
 from sem_depth_node.ros.outputs import FROM_DEPTH, DepthOutputs
 from sem_depth_node.ros.parameters import Parameters
+from sem_depth_node.ros.scale_check import CameraScaleCheck
 
 
 class FrameWalk:
@@ -27,6 +28,7 @@ class FrameWalk:
         outputs: to publish on.
         parameters: called once a frame for the values of now.
         faults, statistics: told of every frame.
+        scale_check: compares what comes out with LiDAR; None where there is none.
     """
 
     def __init__(
@@ -36,9 +38,11 @@ class FrameWalk:
         parameters: Callable[[], Parameters],
         faults: FaultLog,
         statistics: FrameStatistics,
+        scale_check: CameraScaleCheck | None = None,
     ) -> None:
         self._estimator, self._outputs = estimator, outputs
         self._parameters, self._faults, self._statistics = parameters, faults, statistics
+        self._scale_check = scale_check
         self._decoder = ImageDecoder()
         self._calibrations = CalibrationReader(parameters().rectification_mode)
 
@@ -63,7 +67,8 @@ class FrameWalk:
             self._statistics.drop("no_subscriber")
             return
         parameters = self._parameters()
-        settings = parameters.estimator_settings(self._estimator.bundle.manifest.depth_range)
+        bundle_range = self._estimator.bundle.manifest.depth_range
+        settings = parameters.estimator_settings(bundle_range)
         if settings != self._estimator.settings:
             self._estimator.settings = settings
 
@@ -92,7 +97,8 @@ class FrameWalk:
         rgb = calibration.rectify(raw)
         decoded = time.perf_counter()
 
-        estimate = self._estimator.estimate(rgb, camera)
+        correction = self._scale_check.correction if self._scale_check is not None else 1.0
+        estimate = self._estimator.estimate(rgb, camera, correction)
         if calibration.rectification is not None:
             calibration.rectification.mark_unseen(estimate.depth, estimate.confidence, estimate.camera)
         estimated = time.perf_counter()
@@ -111,6 +117,8 @@ class FrameWalk:
         if "depth/timing" in wanted:
             self._outputs.publish_timing(frame.image.header, timing)
         self._statistics.finish(timing)
+        if self._scale_check is not None:  # last, so that no output waits for it
+            self._scale_check.compare(frame.image.header, estimate, correction, parameters.depth_range(bundle_range))
 
 
 class FrameWorker:

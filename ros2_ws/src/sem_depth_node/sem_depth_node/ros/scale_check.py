@@ -1,0 +1,229 @@
+"""Comparing the node's depth with a LiDAR while it runs."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from numpy.typing import NDArray
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.node import Node
+from sensor_msgs.msg import PointCloud2
+
+from sem_depth_node.bad_input import BadInput
+from sem_depth_node.cloud_decoding import xyz
+from sem_depth_node.estimator import DepthEstimate
+from sem_depth_node.lidar import remove_hidden, sparse_depth
+from sem_depth_node.ros import diagnostics
+from sem_depth_node.ros.mailbox import stamp_of
+from sem_depth_node.ros.parameters import Parameters
+from sem_depth_node.ros.subscription import AdaptiveSubscription
+from sem_depth_node.ros.transforms import TransformListener
+from sem_depth_node.scale_check import FRAMES, MIN_POINTS, ScaleCheck, ScaleMeasurement, measure_scale
+from sem_depth_node.stamps import NANOSECONDS, nanoseconds
+from sem_depth_node.transforms import TransformError
+
+# A scan belongs to an image when it was taken within half a period of a 10 Hz scanner.
+SCAN_TOLERANCE = 50_000_000  # nanoseconds
+# Scans kept: depth of an image comes some time after it.
+SCANS_KEPT = 10
+# A scale further off than this is a fault to be found, not one to be made good.
+LARGEST_CORRECTION = 2.0
+# Diagnostics say so when nothing could be compared for this long.
+SILENCE = 5.0  # seconds
+
+
+class LidarScans:
+    """The newest scans of a LiDAR, for all cameras of the node.
+
+    Args:
+        node: to subscribe with.
+        topic: sensor_msgs/PointCloud2.
+    """
+
+    def __init__(self, node: Node, topic: str) -> None:
+        self._logger = node.get_logger()
+        # Clouds are large and transforms many: neither is to wait for images, nor images for them.
+        group = MutuallyExclusiveCallbackGroup()
+        faults = diagnostics.FaultLog(self._logger.warning, self._logger.error)
+        self._lock = threading.Lock()
+        self._scans: deque[Any] = deque(maxlen=SCANS_KEPT)
+        self._transforms = TransformListener(node, group, faults)
+        self._subscription = AdaptiveSubscription(node, PointCloud2, topic, self._add, SCANS_KEPT, group)
+
+    def points(self, frame_id: str, stamp: int) -> NDArray[np.float64]:
+        """The scan nearest in time to an image, in the frame of the image.
+
+        Args:
+            frame_id: of the image.
+            stamp: of the image, nanoseconds.
+
+        Returns:
+            (N, 3) metres.
+
+        Raises:
+            BadInput: there is no scan within 50 ms, no transform, or the scan is malformed.
+        """
+        with self._lock:
+            scan = min(self._scans, key=lambda scan: abs(stamp_of(scan) - stamp), default=None)
+        topic = self._subscription.topic_name
+        if scan is None:
+            raise BadInput("no_scan", f"no scan came on {topic} ({self._subscription.publishers} publishers)")
+        apart = stamp_of(scan) - stamp
+        if abs(apart) > SCAN_TOLERANCE:
+            raise BadInput(
+                "no_scan",
+                f"the scan of {topic} nearest to an image is {apart / NANOSECONDS:+.3f} s from it, expected at most "
+                f"{SCAN_TOLERANCE / NANOSECONDS} s",
+            )
+        try:
+            points = xyz(scan)
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput("bad_scan", f"{topic}: {error}") from error
+        try:
+            matrix = self._transforms.lookup(frame_id, scan.header.frame_id, stamp)
+        except TransformError as error:
+            raise BadInput("no_transform", str(error)) from error
+        return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+    def adapt(self) -> None:
+        """Follow the publishers' QoS."""
+        if change := self._subscription.adapt():
+            self._logger.info(change)
+
+    def destroy(self) -> None:
+        """Stop listening."""
+        self._subscription.destroy()
+        self._transforms.destroy()
+
+    def _add(self, scan: Any) -> None:
+        with self._lock:
+            self._scans.append(scan)
+
+
+class CameraScaleCheck:
+    """How far the scale of one camera's depth is off, judged by the scans.
+
+    Args:
+        scans: of the node's LiDAR.
+        publish: sends the smoothed factor; called once for every measurement as soon as it is known.
+        parameters: called for the values of now.
+        logger: rclpy's, of the camera.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        scans: LidarScans,
+        publish: Callable[[float], None],
+        parameters: Callable[[], Parameters],
+        logger: Any,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._scans, self._publish, self._parameters = scans, publish, parameters
+        self._logger, self._clock = logger, clock
+        self._faults = diagnostics.FaultLog(logger.warning, logger.error, clock)
+        self._check = ScaleCheck()
+        self._last: ScaleMeasurement | None = None
+        self._measured = self._tried = -math.inf
+        self._started = clock()
+        self._obstacle = "no depth was estimated"
+        self._applying = False
+
+    @property
+    def correction(self) -> float:
+        """What depth is to be multiplied by: 1 unless applying was asked for and the factor is known and plausible."""
+        factor = self._check.factor
+        wanted = self._parameters().scale_check_apply and factor is not None and _plausible(factor)
+        if wanted != self._applying:
+            self._applying = wanted
+            self._logger.info(f"depth is {'now' if wanted else 'no longer'} multiplied by the scale found by LiDAR")
+        return factor if wanted and factor is not None else 1.0
+
+    def compare(
+        self, header: Any, estimate: DepthEstimate, correction: float, depth_range: tuple[float, float]
+    ) -> None:
+        """Compare an estimate with the scan of its time, unless the last comparison was just now.
+
+        What stands in the way is reported, and the estimate is left uncompared.
+
+        Args:
+            header: of the image.
+            estimate: of the image.
+            correction: what is multiplied into its depth already.
+            depth_range: of its finite depths, metres.
+        """
+        now = self._clock()
+        if now - self._tried < self._parameters().scale_check_period:
+            return
+        self._tried = now
+        try:
+            points = self._scans.points(header.frame_id, nanoseconds(header.stamp))
+            lidar = remove_hidden(sparse_depth(points, estimate.camera), estimate.camera)
+            measurement = measure_scale(estimate.depth, lidar, depth_range)
+            if measurement is None:
+                raise BadInput(
+                    "too_few_points",
+                    f"{np.count_nonzero(lidar)} points of the scan are in the image, and fewer than {MIN_POINTS} of "
+                    "them where depth was estimated, or most of these beyond its range",
+                )
+        except BadInput as bad:
+            self._obstacle = str(bad)
+            if self._silent > SILENCE:  # a scan that is late, or a transform still to come, is worth no word
+                self._faults.report(f"scale_check_{bad.fault}", str(bad))
+            return
+        self._last, self._measured = measurement, now
+        self._check.add(measurement.log_ratio + math.log(correction))
+        if (factor := self._check.factor) is not None:
+            self._publish(factor)
+
+    @property
+    def _silent(self) -> float:
+        return self._clock() - max(self._measured, self._started)
+
+    def status(self, name: str, hardware: str) -> DiagnosticStatus:
+        """Entry for /diagnostics: WARN where the scale is off by more than the threshold or cannot be compared.
+
+        Args:
+            name, hardware: of the entry.
+        """
+        parameters, factor, last = self._parameters(), self._check.factor, self._last
+        values = {
+            "factor": "unknown" if factor is None else f"{factor:.4f}",
+            "applied": "yes" if self._applying else "no",
+            "frames": f"{self._check.frames} of {FRAMES}",
+        }
+        if last is not None:
+            values |= {
+                "last frame: factor": f"{last.factor:.4f}",
+                "last frame: spread of log ratios": f"{last.spread:.4f}",
+                "last frame: points": str(last.points),
+            }
+        for kind, count in self._faults.counts.items():
+            values[f"count {kind}"] = str(count)
+        level = diagnostics.OK
+        if self._silent > SILENCE:
+            level, message = diagnostics.WARN, f"nothing compared for {self._silent:.0f} s: {self._obstacle}"
+        elif factor is None:
+            message = "measuring"
+        else:
+            message = f"LiDAR says depth times {factor:.3f}"
+            if abs(math.log(factor)) > math.log1p(parameters.scale_check_threshold):
+                level = diagnostics.WARN
+                message += f", off by more than {parameters.scale_check_threshold:.0%}: is the calibration right?"
+            if self._applying:
+                message += "; applied"
+            elif parameters.scale_check_apply and not _plausible(factor):
+                level = diagnostics.ERROR
+                message += f"; not applied, because it is beyond a factor of {LARGEST_CORRECTION:g}"
+        return diagnostics.diagnostic_status(name, level, message, hardware, values)
+
+
+def _plausible(factor: float) -> bool:
+    return 1 / LARGEST_CORRECTION <= factor <= LARGEST_CORRECTION
