@@ -55,9 +55,9 @@ setup(
         # TensorRT for RTX: builds engines without a GPU, runs them on RTX cards.
         "tensorrt-rtx": ["cuda-bindings>=12.9.1", "tensorrt-rtx-cu12>=1.2"],
         # Reading and writing rosbags, and pictures of the results.
-        "bags": ["rosbags>=0.10.6", "matplotlib>=3.7"],
+        "bags": ["matplotlib>=3.7", "mcap>=1.1", "rosbags>=0.11.6"],
         # Reading the Waymo Open Dataset.
-        "waymo": ["pyarrow>=12", "rosbags>=0.10.6"],
+        "waymo": ["pyarrow>=12", "rosbags>=0.11.6"],
         # ROS 2 Jazzy from Python wheels, for machines without a ROS distribution.
         "ros": ["ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp", "ros-jazzy-common-interfaces"],
     },
