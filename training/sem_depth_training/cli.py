@@ -33,6 +33,57 @@ def fit(
 
 
 @app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A checkpoint.pt of a run, or a bundle's folder (its shipped files).")],
+    index: Annotated[Path, typer.Argument(help="index.csv of the frames.")],
+    split: Annotated[str, typer.Option(help="Split of the index.")] = "val",
+    size: Annotated[str, typer.Option(help="Input size of a checkpoint, HEIGHTxWIDTH.")] = "192x640",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the metrics of every frame.")] = None,
+) -> None:
+    """Accuracy on frames with measured depth; the protocol is printed with the numbers."""
+    from sem_depth_training.data.frames import read_index
+    from sem_depth_training.evaluate import predictor_of, report
+
+    frames = read_index(index, split)
+    report(predictor_of(model, _size(size, "--size")), frames, f"{model} on {split} of {index}", Console(), json_file)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint.pt of a run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the bundle.")],
+    index: Annotated[Path, typer.Option(help="index.csv of real frames: agreement with torch, and the metrics.")],
+    split: Annotated[str, typer.Option(help="Split of the index.")] = "val",
+    dataset: Annotated[str, typer.Option(help="What the manifest calls these frames.")] = "",
+) -> None:
+    """Write the model bundle of a checkpoint; the same checkpoint gives the same bytes."""
+    from sem_depth_training.data.frames import read_index
+    from sem_depth_training.export import export_bundle
+
+    frames = read_index(index, split)
+    name = dataset or f"{index.parent.name}/{split}, {len(frames)} frames"
+    bundle = export_bundle(checkpoint, output, frames[:: max(1, len(frames) // 5)], frames, name)
+    values = bundle.manifest.metrics[0].values
+    print(f"{output}: {bundle.digest}\n" + ", ".join(f"{key} {value:g}" for key, value in values.items()))
+
+
+@app.command()
+def latency(
+    size: Annotated[str, typer.Option(help="Input size, HEIGHTxWIDTH.")] = "192x640",
+    threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime.")] = 2,
+    runs: Annotated[int, typer.Option(help="Timed runs of each network.")] = 50,
+) -> None:
+    """Time the compact network in the CPU engine with random weights, under each conditioning."""
+    from sem_depth_training.latency import measure_latency
+    from sem_depth_training.models.presets import compact
+
+    networks = {name: compact(name) for name in ("seecoder", "seecoder_pa", "none")}
+    height, width = _size(size, "--size")
+    for name, (median, fastest) in measure_latency(networks, height, width, threads, runs).items():
+        print(f"compact, {name}: median {median * 1e3:.1f} ms, fastest {fastest * 1e3:.1f} ms")
+
+
+@app.command()
 def describe(
     preset: Annotated[str, typer.Option(help="compact or paper.")] = "paper",
     size: Annotated[str, typer.Option(help="Image size, HEIGHTxWIDTH.")] = "352x1216",
@@ -102,16 +153,27 @@ def _size(text: str, option: str) -> tuple[int, int]:
 
 def main() -> None:
     """Entry point: expected errors are one message and exit code 2."""
+    from sem_depth_node.bundle import BundleError
     from sem_depth_node.engines.engine import EngineError
     from sem_depth_training.check_paper import PaperCheckError
+    from sem_depth_training.checkpoint import TrainingError
     from sem_depth_training.config import ConfigError
     from sem_depth_training.data.frames import DataError
+    from sem_depth_training.export import ExportError
     from sem_depth_training.fetch_weights import FetchError
-    from sem_depth_training.train import TrainingError
 
     try:
         app()
-    except (ConfigError, DataError, EngineError, FetchError, PaperCheckError, TrainingError) as error:
+    except (
+        ConfigError,
+        BundleError,
+        DataError,
+        EngineError,
+        ExportError,
+        FetchError,
+        PaperCheckError,
+        TrainingError,
+    ) as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
         raise SystemExit(2) from None
 

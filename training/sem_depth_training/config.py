@@ -26,7 +26,10 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
 class SourceConfig(_Strict):
-    """Frames of one index.csv. `${NAME}` in `index` is replaced by the environment variable NAME."""
+    """Frames of one index.csv. `${NAME}` in `index` is replaced by the environment variable NAME.
+
+    `name` is what the bundle's manifest calls the data.
+    """
 
     name: str
     index: Path
@@ -48,6 +51,16 @@ class AutoencoderConfig(_Strict):
     steps: Positive = 1500
     batch_size: Positive = 8
     learning_rate: Rate = 2e-3
+
+
+class BundleConfig(_Strict):
+    """What `export` writes about the trained network; the rest of the manifest is measured."""
+
+    name: str
+    description: str
+    weights_licence: str
+    inputs: Annotated[list[tuple[Positive, Positive]], Field(min_length=1)] = [(192, 640), (320, 480)]
+    depth_range: tuple[float, float] = (0.5, 80.0)
 
 
 class FitConfig(_Strict):
@@ -77,12 +90,13 @@ class FitConfig(_Strict):
     losses: LossWeights = LossWeights()
     data: Annotated[list[SourceConfig], Field(min_length=1)]
     validation: ValidationConfig | None = None
+    bundle: BundleConfig
 
     @model_validator(mode="after")
     def _sizes_divisible(self) -> "FitConfig":
-        for height, width in self.sizes:
+        for height, width in [*self.sizes, *self.bundle.inputs]:
             if height % 32 or width % 32:
-                raise ValueError(f"sizes: {height}x{width} is not divisible by 32")
+                raise ValueError(f"size {height}x{width} is not divisible by 32")
         return self
 
 

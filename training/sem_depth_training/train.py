@@ -1,7 +1,6 @@
 """The training loop: `fit` runs a configuration to its end, resumes exactly, and loses nothing on Ctrl-C."""
 
 import math
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -16,23 +15,20 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from sem_depth_node.metrics import mean_metrics
 from sem_depth_training.averaging import WeightAverage
+from sem_depth_training.checkpoint import CHECKPOINT, TrainingError, read_checkpoint, write_state
 from sem_depth_training.config import AutoencoderConfig, FitConfig
 from sem_depth_training.data.batches import Batch, BatchesByStep, Mixture, batch_loader, load_mixture
 from sem_depth_training.data.frames import read_index
-from sem_depth_training.evaluate import evaluate_network
+from sem_depth_training.evaluate import frame_metrics, network_predictor
 from sem_depth_training.losses import Target, loss_terms, total_loss
 from sem_depth_training.models.autoencoder import ImageAutoencoder
 from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.models.presets import CANONICAL_RANGE, compact
 
-CHECKPOINT = "checkpoint.pt"
 AUTOENCODER = "latent_encoder.pt"
 _SKY_DISTANCE = 120.0  # metres; safely beyond what a robot is told of
-
-
-class TrainingError(Exception):
-    """Training cannot start or go on; the message says why and what to do."""
 
 
 def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path:
@@ -51,6 +47,10 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
     set_seed(config.seed)
     sources = [(read_index(source.index, source.split), source.weight) for source in config.data]
     watched = read_index(config.validation.index, config.validation.split) if config.validation else []
+    training_data = [
+        {"name": source.name, "licence": "; ".join(sorted({frame.licence for frame in frames}))}
+        for source, (frames, _) in zip(config.data, sources, strict=True)
+    ]
     mixture = load_mixture(sources, config.max_depth)
     batches = BatchesByStep(
         mixture, config.sizes, config.batch_size, config.augmentation, config.seed, accelerator.process_index
@@ -68,7 +68,7 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
         frozen = output / AUTOENCODER
         with accelerator.main_process_first():  # the others find it made
             if not frozen.exists():
-                _write(frozen, train_autoencoder(config.autoencoder, mixture, config, console).state_dict())
+                write_state(frozen, train_autoencoder(config.autoencoder, mixture, config, console).state_dict())
         network.latent_encoder.load_state_dict(torch.load(frozen, weights_only=True))
         average = WeightAverage(network, config.ema_decay)
     schedule = _schedule(config)
@@ -80,7 +80,7 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
 
     def save() -> None:
         if accelerator.is_main_process:
-            _save(checkpoint, config, network, optimizer, average, step)
+            _save(checkpoint, config, training_data, network, optimizer, average, step)
 
     model.train()
     with stop:
@@ -126,7 +126,9 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
                 accelerator.print(f"stopped at step {step}; run the same command again to go on")
                 break
             if config.validation and writer is not None and step % config.validation.every == 0:
-                values = evaluate_network(_averaged(network, average, config), watched, config.sizes[0])
+                values = mean_metrics(
+                    frame_metrics(network_predictor(_averaged(network, average, config), config.sizes[0]), watched)
+                )
                 for name, value in values.items():
                     writer.add_scalar(f"val/{name}", value, step)
                 console.print(
@@ -205,51 +207,25 @@ def _averaged(network: DepthNetwork, average: WeightAverage, config: FitConfig) 
     return copy.eval()
 
 
-def _save(path: Path, config: FitConfig, network: nn.Module, optimizer: Any, average: WeightAverage, step: int) -> None:
+def _save(
+    path: Path,
+    config: FitConfig,
+    training_data: list[dict[str, str]],
+    network: nn.Module,
+    optimizer: Any,
+    average: WeightAverage,
+    step: int,
+) -> None:
     state = {
         "config": config.model_dump(mode="json"),
+        "training_data": training_data,
         "step": step,
         "network": network.state_dict(),
         "average": average.state,
         "optimizer": optimizer.state_dict(),
         "random": torch.get_rng_state(),
     }
-    _write(path, state)
-
-
-def _write(path: Path, state: object) -> None:
-    partial = path.with_suffix(".partial")
-    try:
-        torch.save(state, partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        raise TrainingError(
-            f"{path}: cannot be written ({error}); free space there, the last good one is kept"
-        ) from error
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state saved by `fit`. Raises TrainingError for a file that is none."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise TrainingError(f"{path}: no such checkpoint") from error
-    except Exception as error:
-        raise TrainingError(f"{path}: not a checkpoint of sem-depth-train ({error})") from error
-    missing = {"config", "step", "network", "average", "optimizer", "random"} - set(state)
-    if missing:
-        raise TrainingError(f"{path}: not a checkpoint of sem-depth-train, it lacks {', '.join(sorted(missing))}")
-    return dict(state)
-
-
-def network_of(checkpoint: Path) -> tuple[DepthNetwork, FitConfig]:
-    """The network with averaged weights, in evaluation mode, and the configuration that trained it."""
-    state = read_checkpoint(checkpoint)
-    config = FitConfig.model_validate(state["config"])
-    network = compact(config.conditioning)
-    network.load_state_dict(state["average"])
-    return network.eval(), config
+    write_state(path, state)
 
 
 def _restore(

@@ -1,4 +1,4 @@
-"""Augmentation that keeps intrinsics true: whatever is done to the pixels is done to the camera and the depth points."""
+"""Augmentation that keeps intrinsics true: what is done to the pixels is done to the camera and the depth points."""
 
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,8 @@
 """A small image autoencoder whose latents at 1/8 resolution feed the compact network's UNet.
 
 It plays the part that Stable Diffusion's VAE plays at paper size. Encoding starts with pixel-unshuffle, so that no
-convolution is paid at full resolution (pixel-unshuffle and a 1x1 convolution are one convolution of 8x8 patches). It is trained once on reconstruction and then frozen.
+convolution is paid at full resolution (pixel-unshuffle and
+a 1x1 convolution together are one convolution of 8x8 patches). It is trained once on reconstruction and then frozen.
 """
 
 import torch.nn.functional as F

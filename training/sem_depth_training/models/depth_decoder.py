@@ -40,8 +40,8 @@ class DepthDecoder(nn.Module):
         self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in feature_channels)
         self.merge = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU())
         inputs = [width, *widths[:-1]]
-        self.narrow = nn.ModuleList(_convolution(a, b, 1) for a, b in zip(inputs, widths))
-        self.fuse = nn.ModuleList(_convolution(b + skip, b) for b, skip in zip(widths, skip_channels))
+        self.narrow = nn.ModuleList(_convolution(a, b, 1) for a, b in zip(inputs, widths, strict=True))
+        self.fuse = nn.ModuleList(_convolution(b + skip, b) for b, skip in zip(widths, skip_channels, strict=True))
         self.head = nn.Conv2d(widths[-1], 2, 3, padding=1)
         nn.init.normal_(self.head.weight, std=1e-2)
         nn.init.zeros_(self.head.bias)
@@ -51,11 +51,11 @@ class DepthDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         finest = features[-1].shape[-2:]
         x = self.lateral[-1](features[-1])
-        for lateral, feature in zip(self.lateral[:-1], features[:-1]):
+        for lateral, feature in zip(self.lateral[:-1], features[:-1], strict=True):
             y = lateral(feature)
             x = x + (y if y.shape[-2:] == finest else _resize(y, finest))
         x = self.merge(x)
-        for index, (narrow, fuse) in enumerate(zip(self.narrow, self.fuse)):
+        for index, (narrow, fuse) in enumerate(zip(self.narrow, self.fuse, strict=True)):
             x = narrow(x)
             x = _resize(x, [2 * x.shape[-2], 2 * x.shape[-1]])
             if skips:

@@ -1,4 +1,4 @@
-"""The network family of arXiv 2502.01666: one pass of a diffusion UNet, conditioned on image semantics, to metric depth."""
+"""The network family of arXiv 2502.01666: one pass of a diffusion UNet, told what the image shows, to metric depth."""
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,6 @@ class DepthNetwork(nn.Module):
         return log_depth, log_scale
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 RGB [B, H, W, 3] to (canonical depth in metres, log scale), float32 [B, H, W]: the bundle's contract."""
+        """uint8 RGB [B, H, W, 3] to (canonical depth in metres, log scale), float32 [B, H, W]: a bundle's contract."""
         log_depth, log_scale = self.predict(image)
         return torch.exp(log_depth), log_scale

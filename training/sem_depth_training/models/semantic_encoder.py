@@ -38,7 +38,7 @@ class CompactSemanticEncoder(nn.Module):
         self.backbone = EfficientNetLite0(pretrained)
         self.decoder: MultiScaleDecoder | None = None
         if conditioning:
-            channels = dict(zip(("res4", "res5"), self.backbone.channels[-2:]))
+            channels = dict(zip(("res4", "res5"), self.backbone.channels[-2:], strict=True))
             self.decoder = MultiScaleDecoder(
                 channels, dim, heads, layers=1, feedforward_dim=feedforward_dim, dropout=0.0, attention="tokens"
             )

@@ -1,0 +1,182 @@
+"""From a checkpoint to a model bundle: the same checkpoint gives the same bytes."""
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from torch import nn
+
+from sem_depth_node.bundle import BundleInput, ModelBundle, write_bundle
+from sem_depth_node.engines.onnxruntime import OnnxRuntimeEngine
+from sem_depth_node.framing import Framing
+from sem_depth_node.metrics import mean_metrics
+from sem_depth_training.checkpoint import network_of, read_checkpoint
+from sem_depth_training.data.frames import Frame
+from sem_depth_training.evaluate import PROTOCOL, bundle_predictor, frame_metrics
+
+OPSET = 18
+MAX_DIFFERENCE = 1e-3
+WEIGHTS = "weights.bin"
+_EXTERNAL_BYTES = 1024  # smaller tensors stay in the graph
+
+
+class ExportError(Exception):
+    """The exported graph does not do what the network does."""
+
+
+def export_bundle(
+    checkpoint: Path, folder: Path, check_frames: Sequence[Frame], evaluated: Sequence[Frame], dataset: str
+) -> ModelBundle:
+    """Write the bundle of a checkpoint's averaged weights.
+
+    Args:
+        checkpoint: as `fit` wrote it.
+        folder: the bundle's folder; a bundle there is replaced.
+        check_frames: real frames on which ONNX Runtime must agree with torch.
+        evaluated: frames whose metrics, measured on the exported files, go into the manifest under the name `dataset`.
+
+    Raises TrainingError for a wrong checkpoint, ExportError when ONNX Runtime and torch differ by more than 1e-3.
+    """
+    state = read_checkpoint(checkpoint)
+    network, config = network_of(state)
+    round_to_half(network)
+    settings = config.bundle
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        files = export_graphs(network, settings.inputs, place)
+        for file, size in zip(files, settings.inputs, strict=False):
+            check_graph(network, BundleInput(file, *size), check_frames)
+        manifest: dict[str, Any] = {
+            "name": settings.name,
+            "description": settings.description,
+            "inputs": [
+                {"onnx": file.name, "height": height, "width": width}
+                for file, (height, width) in zip(files, settings.inputs, strict=False)
+            ],
+            "canonical_focal_length": network.canonical_focal_length,
+            "depth_range": settings.depth_range,
+            "precision": "float32",
+            "training_data": [
+                *state["training_data"],
+                {
+                    "name": "ImageNet-1k, through the pretrained EfficientNet-Lite0 backbone (weights Apache-2.0)",
+                    "licence": "ImageNet terms of access: non-commercial research",
+                },
+            ],
+            "weights_licence": settings.weights_licence,
+        }
+        measured = write_bundle(place / "measured", files, {**manifest, "metrics": []})
+        means = mean_metrics(frame_metrics(bundle_predictor(measured), evaluated))
+        values = {name: round(value, 4) for name, value in means.items()}
+        manifest["metrics"] = [{"dataset": dataset, "protocol": PROTOCOL, "values": values}]
+        return write_bundle(folder, files, manifest)
+
+
+@torch.no_grad()
+def round_to_half(network: nn.Module) -> None:
+    """Round large weights to what float16 can hold: the bundle stores them in half the size and computes in float32."""
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point() and tensor.numel() * 4 >= _EXTERNAL_BYTES:
+            tensor.copy_(tensor.half().float())
+
+
+def export_graphs(network: nn.Module, sizes: Sequence[tuple[int, int]], folder: Path) -> list[Path]:
+    """ONNX files model_HxW.onnx for each (height, width), and last the file of weights that they share."""
+    models = [_export(network, height, width) for height, width in sizes]
+    offsets: dict[str, int] = {}
+    files = []
+    with (folder / WEIGHTS).open("wb") as weights:
+        for model, (height, width) in zip(models, sizes, strict=True):
+            _store_as_half(model)
+            for tensor in model.graph.initializer:
+                data = tensor.raw_data
+                if len(data) < _EXTERNAL_BYTES:
+                    continue
+                digest = hashlib.sha256(data).hexdigest()
+                if digest not in offsets:
+                    weights.write(b"\0" * (-weights.tell() % 64))
+                    offsets[digest] = weights.tell()
+                    weights.write(data)
+                _make_external(tensor, offsets[digest], len(data))
+            file = folder / f"model_{height}x{width}.onnx"
+            file.write_bytes(model.SerializeToString(deterministic=True))
+            files.append(file)
+    return [*files, folder / WEIGHTS]
+
+
+def check_graph(network: nn.Module, graph: BundleInput, frames: Sequence[Frame]) -> float:
+    """The largest relative difference of depth, or difference of log scale, between ONNX Runtime and torch."""
+    engine = OnnxRuntimeEngine(graph)
+    worst = 0.0
+    for frame in frames:
+        image = Framing(frame.camera, graph.height, graph.width).to_engine(frame.read_image()).copy()
+        output = engine.infer(image)
+        with torch.no_grad():
+            depth, log_scale = (tensor[0].numpy() for tensor in network(torch.from_numpy(image)[None]))
+        relative = float(np.max(np.abs(output.depth / depth - 1)))
+        worst = max(worst, relative, float(np.max(np.abs(output.log_scale - log_scale))))
+        if not worst < MAX_DIFFERENCE:
+            raise ExportError(
+                f"{graph.path.name}: ONNX Runtime and torch differ by {worst:.2e} on {frame.image}, "
+                f"expected less than {MAX_DIFFERENCE:g}; nothing was written"
+            )
+    engine.close()
+    return worst
+
+
+def _export(network: nn.Module, height: int, width: int) -> ModelProto:
+    image = torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    program = torch.onnx.export(
+        network,
+        (image,),
+        input_names=["image"],
+        output_names=["depth", "log_scale"],
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model: ModelProto = program.model_proto
+    # Stack traces and paths of this machine are no part of a network, and would differ on the next.
+    model.doc_string = ""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for part in (*model.graph.initializer, *model.graph.input, *model.graph.output):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    return model
+
+
+def _store_as_half(model: ModelProto) -> None:
+    """Keep float32 initializers that float16 holds exactly as float16, and cast them back in the graph."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if values.nbytes < _EXTERNAL_BYTES or not np.array_equal(half.astype(np.float32), values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _make_external(tensor: TensorProto, offset: int, length: int) -> None:
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", WEIGHTS), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
