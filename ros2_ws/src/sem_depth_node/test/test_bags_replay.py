@@ -37,6 +37,7 @@ class Listener:
     executor: Any
     environment: dict[str, str]
     heard: dict[str, list[tuple[float, Any]]] = field(default_factory=dict)
+    replays: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def listen(self, message_class: Any, topic: str, qos: QoSProfile | int = 10) -> None:
         heard = self.heard.setdefault(topic, [])
@@ -44,7 +45,8 @@ class Listener:
 
     def replay(self, *arguments: str | Path) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "sem_depth_node.cli", "replay", *map(str, arguments)]
-        return subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True)
+        self.replays.append(subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True))
+        return self.replays[-1]
 
     def spin_until(self, done: Callable[[], bool], timeout: float = 30.0) -> None:
         give_up = time.monotonic() + timeout
@@ -61,7 +63,11 @@ def listener() -> Iterator[Listener]:
     node = rclpy.create_node("listener", context=context)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
-    yield Listener(node, executor, {**os.environ, "ROS_DOMAIN_ID": str(domain)})
+    listener = Listener(node, executor, {**os.environ, "ROS_DOMAIN_ID": str(domain)})
+    yield listener
+    for replay in listener.replays:  # of tests that failed
+        replay.kill()
+        replay.wait()
     node.destroy_node()
     rclpy.shutdown(context=context)
 
@@ -79,12 +85,12 @@ def stamps(heard: list[tuple[float, Any]]) -> list[int]:
 EVERY_STAMP = [samples.BEGIN + n * samples.PERIOD for n in range(samples.FRAMES)]
 
 
-@pytest.mark.parametrize("kind", ["mcap", "sqlite3", "rosbag1"])
+@pytest.mark.parametrize("kind", ["mcap", "rosbag1"])
 def test_everything_arrives_unchanged(kind: str, tmp_path: Path, listener: Listener) -> None:
     if kind == "rosbag1":
         bag = samples.write_rosbag1(tmp_path / "drive.bag")
     else:
-        bag = samples.write_rosbag2(tmp_path / "bag", kind, "message")
+        bag = samples.write_rosbag2(tmp_path / "bag", "mcap", "message")
     listener.listen(Image, samples.IMAGE)
     listener.listen(CameraInfo, samples.INFO)
     listener.listen(PointCloud2, samples.LIDAR)
