@@ -48,7 +48,7 @@ class Listener:
         self.replays.append(subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True))
         return self.replays[-1]
 
-    def spin_until(self, done: Callable[[], bool], timeout: float = 30.0) -> None:
+    def spin_until(self, done: Callable[[], bool], timeout: float = 90.0) -> None:
         give_up = time.monotonic() + timeout
         while not done():
             assert time.monotonic() < give_up, {topic: len(heard) for topic, heard in self.heard.items()}
@@ -73,7 +73,7 @@ def listener() -> Iterator[Listener]:
 
 
 def finish(replay: subprocess.Popen[str]) -> str:
-    _, said = replay.communicate(timeout=30)
+    _, said = replay.communicate(timeout=90)
     assert replay.returncode == 0, said
     return said
 
@@ -177,7 +177,7 @@ def test_types_that_are_not_installed_are_named_and_left_out(tmp_path: Path, lis
 
 def test_missing_bag_is_exit_code_2(tmp_path: Path, listener: Listener) -> None:
     replay = listener.replay(tmp_path / "none.bag")
-    _, said = replay.communicate(timeout=30)
+    _, said = replay.communicate(timeout=90)
     assert replay.returncode == 2
     assert said.splitlines() == [f"error: {tmp_path / 'none.bag'}: no such bag"]
 

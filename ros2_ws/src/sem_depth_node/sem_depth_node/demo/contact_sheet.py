@@ -60,7 +60,7 @@ def write_contact_sheet(path: Path, title: str, subtitle: str, frames: Sequence[
         raise ValueError("no frame to draw, expected at least one")
     height, width = frames[0].image.shape[:2]
     cell_height = _CELL_WIDTH * height / width
-    row_height, head, foot = cell_height + 0.28, 0.95, 0.75
+    row_height, head, foot = cell_height + 0.28, 1.12, 0.75
     figure_size = (4 * _CELL_WIDTH + 0.6, head + len(frames) * row_height + foot)
     figure = Figure(figsize=figure_size, dpi=_DPI, facecolor=_BACKGROUND)
     FigureCanvasAgg(figure)

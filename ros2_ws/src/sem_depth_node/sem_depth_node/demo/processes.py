@@ -25,7 +25,7 @@ OUTPUTS = ("image", "camera_info", "confidence", "points", "preview", "timing")
 # An engine may have to be compiled before the node's outputs appear.
 _NODE_STARTS = 900.0
 _RECORDING_STARTS = 60.0
-_ENDS = 30.0
+_ENDS = 120.0
 # Time for the frame in work when the replay ends.
 _LAST_FRAME = 4.0
 
