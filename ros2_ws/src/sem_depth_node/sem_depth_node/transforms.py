@@ -14,6 +14,9 @@ from sem_depth_node.stamps import nanoseconds
 
 Matrix = NDArray[np.float64]
 
+# An optical frame (z forward, x right, y down) seen from a body frame (x forward, y left, z up), REP 103.
+BODY_FROM_OPTICAL = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+
 
 class TransformError(Exception):
     """Two frames that the transforms do not connect; the message names them and those that are known."""

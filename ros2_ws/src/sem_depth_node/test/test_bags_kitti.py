@@ -19,6 +19,7 @@ from sem_depth_node.bags.reader import BagError, BagReader
 from sem_depth_node.bags.transforms import transforms_of
 from sem_depth_node.camera_info import camera_from_info
 from sem_depth_node.cloud_decoding import xyz
+from sem_depth_node.rectification import rectification_from_info
 from sem_depth_node.stamps import nanoseconds
 
 COLOR_LEFT, COLOR_RIGHT = "/kitti/camera_color_left", "/kitti/camera_color_right"
@@ -146,12 +147,17 @@ def test_unsynced_images_keep_their_distortion(tmp_path: Path) -> None:
     assert (info.width, info.height) == (kitti.RAW_WIDTH, kitti.RAW_HEIGHT)
     camera = lidar @ matrix[:3, :3].T + matrix[:3, 3]
     K, D, R, P = info.k.reshape(3, 3), info.d, info.r.reshape(3, 3), info.p.reshape(3, 4)
-    raw = cv2.projectPoints(camera, np.zeros(3), np.zeros(3), K, D)[0].reshape(-1, 2)
+    raw = cv2.projectPoints(camera @ R, np.zeros(3), np.zeros(3), K, D)[0].reshape(-1, 2)
     np.testing.assert_allclose(raw, rig.raw_pixels(2, lidar), atol=1e-6)
     # R and P rectify to where KITTI's rectified images have the same points.
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-12)
     rectified = cv2.undistortPointsIter(raw.reshape(-1, 1, 2), K, D, R, P, criteria).reshape(-1, 2)
     np.testing.assert_allclose(rectified, rig.rectified_pixels(2, lidar)[0], atol=1e-4)
+    # The optical frame is the rectified camera's, which rectified images and their depth are in.
+    rectification = rectification_from_info(info, info.width, info.height)
+    assert rectification is not None
+    np.testing.assert_allclose(rectification.camera.project(camera), rig.rectified_pixels(2, lidar)[0], atol=1e-6)
+    np.testing.assert_allclose(camera[:, 2], rig.rectified_pixels(2, lidar)[1], rtol=1e-9)
 
 
 @pytest.mark.parametrize("layout", ["odometry", "object"])

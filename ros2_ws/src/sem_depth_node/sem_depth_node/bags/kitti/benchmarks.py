@@ -9,7 +9,6 @@ import numpy as np
 
 from sem_depth_node.bags import messages
 from sem_depth_node.bags.kitti.calibration import (
-    BODY_FROM_OPTICAL,
     LIDAR_IN_BASE,
     Calibration,
     benchmark_calibration,
@@ -37,6 +36,7 @@ from sem_depth_node.bags.kitti.sequence import (
     image_messages,
     optical,
 )
+from sem_depth_node.transforms import BODY_FROM_OPTICAL
 
 # Odometry and object frames have no date. Their stamps begin here (2001-09-09), as a stamp of zero means "none".
 UNDATED = 1_000_000_000 * SECOND

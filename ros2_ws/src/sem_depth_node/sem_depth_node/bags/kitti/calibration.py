@@ -21,9 +21,6 @@ IMU_IN_BASE = np.array([[1.0, 0, 0, -2.71 / 2 - 0.05], [0, 1, 0, 0.32], [0, 0, 1
 # And the LiDAR, for the layouts that do not say where the IMU is.
 LIDAR_IN_BASE = np.array([[1.0, 0, 0, 0.76 - 2.71 / 2], [0, 1, 0, 0], [0, 0, 1, 1.73], [0, 0, 0, 1]])
 
-# An optical frame (z forward, x right, y down) seen from a body frame (x forward, y left, z up), REP 103.
-BODY_FROM_OPTICAL = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
-
 
 @dataclass(frozen=True)
 class Calibration:

@@ -46,8 +46,8 @@ from sem_depth_node.camera import CameraModel
 class RawDrive(KittiSequence):
     """A drive of the raw data, `DATE_drive_NNNN_sync` or `_extract` with DATE's calibration files beside it.
 
-    `_sync` images are rectified, and each camera's optical frame is that of its rectified images. `_extract` images are
-    as they came from the camera: camera_info has K and D, and R and P for rectifying.
+    `_sync` images are rectified. `_extract` images are as they came from the camera: camera_info has K and D, and R and
+    P for rectifying. Either way a camera's optical frame is that of its rectified images, as ROS takes depth to be.
 
     Args:
         folder: of the drive.
@@ -74,7 +74,7 @@ class RawDrive(KittiSequence):
         """Of camera `number`."""
         get = self._calibration_value
         rectify = np.eye(4)
-        rectify[:3, :3] = get("R_rect_00", (3, 3))
+        rectify[:3, :3] = get(f"R_rect_{0 if self.synced else number:02d}", (3, 3))
         projection = get(f"P_rect_{number:02d}", (3, 4))
         if self.synced:
             width, height = get(f"S_rect_{number:02d}", (2,))
@@ -91,9 +91,9 @@ class RawDrive(KittiSequence):
         partner = get(f"P_rect_{number // 2 * 2:02d}", (3, 4))
         return Calibration(
             camera,
-            get(f"R_rect_{number:02d}", (3, 3)),
+            rectify[:3, :3],
             projection_of_pair(projection, partner),
-            pose @ self._lidar_to_cam,
+            rectify @ pose @ self._lidar_to_cam,
         )
 
     def _calibration_value(self, key: str, shape: tuple[int, ...]) -> Matrix:

@@ -14,13 +14,11 @@ from sem_depth_node.bags import messages
 from sem_depth_node.bags.waymo.range_image import transformed, world_points
 from sem_depth_node.bags.waymo.segment import CAMERAS, Matrix, WaymoError, WaymoFrame, WaymoSegment
 from sem_depth_node.bags.writer import BagWriter, Storage
+from sem_depth_node.transforms import BODY_FROM_OPTICAL
 
 WORLD, VEHICLE = "map", "base_link"
 POINTS = "/waymo/lidar/points"
 POINT_FIELDS = ("x", "y", "z", "intensity", "elongation")
-
-# Axes of an optical frame (REP 103: z forward, x right, y down) in a frame with x forward, y left, z up.
-BODY_FROM_OPTICAL = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]], np.float64)
 
 
 @dataclass
