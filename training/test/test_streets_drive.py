@@ -137,7 +137,7 @@ def test_lidar_sees_the_road_below_the_car(messages):
 
 
 def colour_change(messages, frame, ahead, *, focal_scale=1.0, still=False):
-    """Mean colour difference of LiDAR points in a frame and, moved by the poses in the bag, `ahead` frames later."""
+    """Median colour difference of LiDAR points in a frame and, moved by the poses in the bag, `ahead` frames later."""
     k = messages["/camera/camera_info"][frame][1].k.reshape(3, 3).copy()
     k[0, 0] *= focal_scale
     k[1, 1] *= focal_scale
@@ -156,16 +156,22 @@ def colour_change(messages, frame, ahead, *, focal_scale=1.0, still=False):
     inside = np.logical_and.reduce([((p >= 0) & (p < [width, height])).all(1) for p in pixels])
     colours = [image[p[inside, 1], p[inside, 0]] for image, p in zip(images, pixels, strict=True)]
     assert inside.sum() > 500
-    return float(np.mean(np.abs(colours[0] - colours[1])))
+    return float(np.median(np.abs(colours[0] - colours[1]).sum(1)))
 
 
-@pytest.mark.parametrize("frame", [5, 25, 45])
-def test_points_keep_their_colour_along_the_drive(messages, frame):
-    """A wrong pose, a wrong extrinsic or a wrong focal length moves points to pixels of other things."""
-    right = colour_change(messages, frame, ahead=6)
-    assert right < 0.75 * colour_change(messages, frame, ahead=6, still=True)
-    assert right < 0.92 * colour_change(messages, frame, ahead=6, focal_scale=1.08)
-    assert right < 0.92 * colour_change(messages, frame, ahead=6, focal_scale=0.92)
+def test_points_keep_their_colour_along_the_drive(messages):
+    """A wrong pose, a wrong extrinsic or a wrong focal length moves points to pixels of other things.
+
+    Taken over the whole drive: a passing bus does move, so in single moments most points may be on it.
+    """
+
+    def change(**wrong):
+        return np.mean([colour_change(messages, frame, ahead=6, **wrong) for frame in range(0, 54, 6)])
+
+    right = change()
+    assert right < 0.5 * change(still=True)
+    assert right < 0.85 * change(focal_scale=1.08)
+    assert right < 0.85 * change(focal_scale=0.92)
 
 
 def test_a_bag_is_written_the_same_every_time(tmp_path):

@@ -1,7 +1,6 @@
 """Files of a rendered set: the index the training reads, the counts of the depth images, resuming."""
 
 import csv
-from collections import Counter
 
 import cv2
 import numpy as np
@@ -10,7 +9,8 @@ import pytest
 from sem_depth_training.streets import models
 from sem_depth_training.streets.frames import COLUMNS, FramePlan, row_path, write_frame, write_index
 from sem_depth_training.streets.render import RenderError, render_set
-from sem_depth_training.streets.weather import add_air, sample_weather
+from sem_depth_training.streets.road import STYLES
+from sem_depth_training.streets.weather import CONDITIONS, add_air, sample_weather
 
 DRIVING_COLUMNS = [
     "split", "sequence", "camera", "image", "depth", "fx", "fy", "cx", "cy", "width", "height", "gt_kind", "licence",
@@ -19,7 +19,7 @@ DRIVING_COLUMNS = [
 
 def written(folder, number=7):
     plan = FramePlan.sample(3, number)
-    view = plan.view(plan.layout())
+    view = plan.view(plan.street.layout())
     rng = np.random.default_rng(number)
     image = rng.integers(0, 255, (view.height, view.width, 3), dtype=np.uint8)
     depth = rng.uniform(2, 400, (view.height, view.width)).astype(np.float32)
@@ -53,9 +53,10 @@ def test_plans_follow_the_seed_and_vary():
     assert FramePlan.sample(1, 5) == FramePlan.sample(1, 5)
     assert FramePlan.sample(1, 5) != FramePlan.sample(2, 5)
     plans = [FramePlan.sample(0, number) for number in range(300)]
-    assert len(Counter(plan.style for plan in plans)) == 4
-    assert len(Counter(plan.weather.condition for plan in plans)) == 7
-    views = [plan.view(plan.layout()) for plan in plans[:40]]
+    assert {plan.street.style for plan in plans} == set(STYLES)
+    assert {plan.street.weather.condition for plan in plans} == set(CONDITIONS)
+    layouts = {plan.street.seed: plan.street.layout() for plan in plans[:36]}
+    views = [plan.view(layouts[plan.street.seed]) for plan in plans[:36]]
     slopes = [view.focal / view.width for view in views]
     assert min(slopes) < 0.55
     assert max(slopes) > 0.9

@@ -263,8 +263,10 @@ class CyclesStreet:
         self._scene.collection.objects.link(item)
         return item
 
-    def add_ego_headlights(self, camera_pose: npt.NDArray[np.float64]) -> None:
-        """Two low beams below and beside the camera."""
+    def shine_ego_headlights(self, camera_pose: npt.NDArray[np.float64]) -> None:
+        """Two low beams below and beside the camera, instead of those of the last view."""
+        for item in [item for item in self._scene.objects if item.name.startswith("ego")]:
+            bpy.data.objects.remove(item)
         for side in (-0.6, 0.6):
             pose = camera_pose @ OPTICAL_TO_BLENDER
             pose = pose @ np.array([[1, 0, 0, side], [0, 1, 0, -0.9], [0, 0, 1, -1.8], [0, 0, 0, 1.0]])

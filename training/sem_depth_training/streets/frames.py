@@ -17,6 +17,7 @@ from .road import STYLES, Style
 from .views import View, sample_view
 from .weather import Weather, sample_weather
 
+VIEWS_PER_STREET = 3  # far enough apart to share little; building a street costs as much as a picture
 STYLE_SHARES = (0.38, 0.30, 0.17, 0.15)
 COLUMNS = (
     "split", "sequence", "camera", "image", "depth", "fx", "fy", "cx", "cy", "width", "height", "gt_kind", "licence",
@@ -28,22 +29,37 @@ MAX_DEPTH = 255.0  # metres; what is farther, and the sky, is 0
 
 
 @dataclass(frozen=True)
+class StreetPlan:
+    """One street under one weather, seen from several ``stations``."""
+
+    seed: int
+    style: Style
+    weather: Weather
+    stations: tuple[float, ...]
+
+    @classmethod
+    def sample(cls, set_seed: int, number: int) -> StreetPlan:
+        rng = np.random.default_rng([set_seed, number, 0xF8A3E])
+        seed = int(rng.integers(1 << 31))
+        style = STYLES[rng.choice(len(STYLES), p=STYLE_SHARES)]
+        stations = tuple(float(50.0 * view + rng.uniform(0, 15)) for view in range(VIEWS_PER_STREET))
+        return cls(seed, style, sample_weather(rng), stations)
+
+    def layout(self) -> StreetLayout:
+        return make_layout(self.seed, self.style, length=320.0, ego_stations=self.stations)
+
+
+@dataclass(frozen=True)
 class FramePlan:
     """Frame ``number`` of the set with ``set_seed``: same plan, same picture."""
 
     set_seed: int
     number: int
-    seed: int
-    style: Style
-    weather: Weather
-    station: float
+    street: StreetPlan
 
     @classmethod
     def sample(cls, set_seed: int, number: int) -> FramePlan:
-        rng = np.random.default_rng([set_seed, number, 0xF8A3E])
-        seed = int(rng.integers(1 << 31))
-        style = STYLES[rng.choice(len(STYLES), p=STYLE_SHARES)]
-        return cls(set_seed, number, seed, style, sample_weather(rng), float(rng.uniform(0, 40)))
+        return cls(set_seed, number, StreetPlan.sample(set_seed, number // VIEWS_PER_STREET))
 
     @property
     def name(self) -> str:
@@ -54,11 +70,14 @@ class FramePlan:
         """A folder holds a thousand frames."""
         return f"{self.number // 1000:03d}"
 
-    def layout(self) -> StreetLayout:
-        return make_layout(self.seed, self.style, length=270.0, ego_stations=(self.station,))
+    def generator(self, purpose: int) -> np.random.Generator:
+        """Random numbers of this frame alone; another ``purpose``, other numbers."""
+        return np.random.default_rng([self.set_seed, self.number, purpose])
 
     def view(self, layout: StreetLayout) -> View:
-        return sample_view(layout, self.station, np.random.default_rng([self.seed, 0xCA3]))
+        """Each view has a camera of its own."""
+        station = self.street.stations[self.number % VIEWS_PER_STREET]
+        return sample_view(layout, station, self.generator(0xCA3))
 
 
 def depth_counts(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
@@ -71,7 +90,7 @@ def write_frame(
     folder: Path, plan: FramePlan, view: View, image: npt.NDArray[np.uint8], depth: npt.NDArray[np.float32]
 ) -> None:
     """Write image, depth and sky mask, then the index row; a frame counts as done when its row is there."""
-    quality = int(np.random.default_rng([plan.seed, 0x3FE6]).integers(84, 97))
+    quality = int(plan.generator(0x3FE6).integers(84, 97))
     sky = np.isinf(depth).astype(np.uint8) * 255
     files: dict[str, tuple[str, npt.NDArray[Any], list[int]]] = {
         "image": (".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]),
@@ -87,10 +106,19 @@ def write_frame(
             raise OSError(f"{folder / names[key]}: cannot encode")
         (folder / names[key]).write_bytes(encoded.tobytes())
     row = {
-        "split": "train", "sequence": f"street_{plan.style}_{plan.weather.condition}_{plan.name}", "camera": "rendered",
-        **names, "fx": f"{view.focal:.4f}", "fy": f"{view.focal:.4f}", "cx": f"{view.cx:.4f}", "cy": f"{view.cy:.4f}",
-        "width": view.width, "height": view.height, "gt_kind": "dense", "licence": LICENCE,
-    }  # fmt: skip
+        "split": "train",
+        "sequence": f"street_{plan.street.style}_{plan.street.weather.condition}_{plan.name}",
+        "camera": "rendered",
+        **names,
+        "fx": f"{view.focal:.4f}",
+        "fy": f"{view.focal:.4f}",
+        "cx": f"{view.cx:.4f}",
+        "cy": f"{view.cy:.4f}",
+        "width": view.width,
+        "height": view.height,
+        "gt_kind": "dense",
+        "licence": LICENCE,
+    }
     text = io.StringIO()
     csv.DictWriter(text, COLUMNS, lineterminator="\n").writerow(row)
     replace_text(row_path(folder, plan), text.getvalue())

@@ -24,7 +24,7 @@ from .frames import FramePlan, replace_text, row_path, write_index
 
 DEFAULT_CACHE = Path.home() / ".cache" / "sem_depth" / "streets"
 INDEX_EVERY = 10  # frames between updates of index.csv
-FRAMES_PER_PROCESS = 40  # then a fresh Blender: meshes it keeps of models and paints would only grow
+FRAMES_PER_PROCESS = 60  # then a fresh Blender: meshes it keeps of models and paints would only grow
 
 
 class RenderError(RuntimeError):

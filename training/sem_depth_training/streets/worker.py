@@ -18,7 +18,7 @@ import numpy.typing as npt
 from . import lidar, models
 from .cycles import CyclesStreet
 from .drive import DrivePlan
-from .frames import FramePlan, write_frame
+from .frames import FramePlan, StreetPlan, write_frame
 from .street import build_geometry
 from .views import View
 from .weather import add_air, bloom, develop, exposure_for, lens_and_sensor, rain_streaks
@@ -38,14 +38,23 @@ def render_radiance(
     return add_air(street.colour(view), depth * length, elevation, street.airlight, visibility)
 
 
-def render_frame(street: CyclesStreet, plan: FramePlan, out: Path) -> None:
-    layout = plan.layout()
-    weather, view = plan.weather, plan.view(layout)
-    street.load(layout, build_geometry(layout, night=weather.night), weather)
+def render_frames(street: CyclesStreet, plans: list[FramePlan], out: Path) -> None:
+    loaded: StreetPlan | None = None
+    for plan in plans:
+        if plan.street != loaded:
+            layout, loaded = plan.street.layout(), plan.street
+            street.load(layout, build_geometry(layout, night=loaded.weather.night), loaded.weather)
+        render_frame(street, plan, plan.view(layout), out)
+        print(json.dumps({"done": plan.number}), flush=True)
+
+
+def render_frame(street: CyclesStreet, plan: FramePlan, view: View, out: Path) -> None:
+    """One view of the street that is loaded."""
+    weather = plan.street.weather
     if weather.night:
-        street.add_ego_headlights(view.pose)
+        street.shine_ego_headlights(view.pose)
     depth = street.depth(view)
-    rng = np.random.default_rng([plan.seed, 0x1E45])
+    rng = plan.generator(0x1E45)
     radiance = render_radiance(street, view, weather.visibility, depth)
     if weather.night:
         radiance = bloom(radiance)
@@ -109,9 +118,7 @@ def main() -> None:
         if options.task == "drive":
             render_drive(street, replace(DrivePlan(), seed=options.seed), numbers, options.out)
             return
-        for number in numbers:
-            render_frame(street, FramePlan.sample(options.seed, number), options.out)
-            print(json.dumps({"done": number}), flush=True)
+        render_frames(street, [FramePlan.sample(options.seed, number) for number in numbers], options.out)
 
 
 if __name__ == "__main__":
