@@ -103,6 +103,11 @@ class RunningNode:
         for line in self._process.stdout:
             self.log.append(line.rstrip())
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def said(self, *words: str) -> str:
         """Wait for a line with all of `words`."""
         try:

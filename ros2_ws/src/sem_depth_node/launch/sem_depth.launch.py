@@ -29,13 +29,12 @@ ARGUMENTS = [
         ["", "auto", "tensorrt", "onnxruntime"],
     ),
     _argument("params_file", str(SHARE / "config" / "sem_depth.yaml"), "YAML file with parameters of the node."),
-    _argument(
-        "autostart", "true", "Configure and activate at once; false leaves it to a lifecycle manager.", BOOLEAN
-    ),
+    _argument("autostart", "true", "Configure and activate at once; false leaves it to a lifecycle manager.", BOOLEAN),
     _argument("use_sim_time", "false", "Take the time from /clock.", BOOLEAN),
     _argument("namespace", "", "Namespace of the node and of its topics with relative names."),
     _argument("node_name", "sem_depth", "Name of the node."),
     _argument("rviz", "false", "Show image, depth and cloud in RViz.", BOOLEAN),
+    _argument("rviz_frame", "camera", "Fixed frame of RViz: one in the TF tree, or the frame_id of the images."),
     _argument(
         "shared_memory",
         "false",
@@ -87,7 +86,8 @@ def generate_launch_description() -> LaunchDescription:
                 package="rviz2",
                 executable="rviz2",
                 namespace=LaunchConfiguration("namespace"),
-                arguments=["-d", str(SHARE / "rviz" / "sem_depth.rviz")],
+                arguments=["-d", str(SHARE / "rviz" / "sem_depth.rviz"), "-f", LaunchConfiguration("rviz_frame")],
+                remappings=[("image", LaunchConfiguration("image"))],
                 parameters=[{"use_sim_time": LaunchConfiguration("use_sim_time")}],
                 condition=IfCondition(LaunchConfiguration("rviz")),
                 output="screen",
