@@ -1,7 +1,7 @@
 """Input that one frame cannot be made from, while the next one may well be."""
 
 
-class BadInput(Exception):  # noqa: N818 - it says what the input is, not what the program did wrong
+class BadInput(Exception):
     """A message that cannot be used.
 
     Attributes:
