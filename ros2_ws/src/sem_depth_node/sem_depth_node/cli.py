@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import signal
+import statistics
 from collections.abc import Iterator
 from dataclasses import asdict
 from enum import Enum
@@ -221,8 +223,12 @@ def process(
                 cloud=cloud,
                 on_frame=lambda: next(steps, None),
             )
+    if report.left_out:
+        messages.print(
+            f"not copied, as the bag does not define their types: {', '.join(report.left_out)}", markup=False
+        )
     for count, reason in report.bad.values():
-        messages.print(f"not used: {count} images: {reason}", markup=False)
+        messages.print(f"not used: {count} messages: {reason}", markup=False)
     median = 1e3 * statistics.median(report.engine_seconds)
     messages.print(f"{out}: depth for {report.frames} images, engine {median:.1f} ms median")
 
@@ -604,6 +610,68 @@ def build_engine(
 
 def _show_phase(progress: Progress, task: TaskID, phase: str, fraction: float) -> None:
     progress.update(task, description=phase, completed=fraction)
+
+
+@app.command("benchmark-cameras")
+def benchmark_cameras(
+    rate: Annotated[list[float] | None, typer.Option(help="Hz of a camera; repeat for several. 5 at 10 Hz.")] = None,
+    bundle: Bundle = None,
+    engine: Engine = "auto",
+    threads: Annotated[int, typer.Option(help="Threads of each CPU engine; 0 takes one per core.")] = 0,
+    image_size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the images.")] = "1242x375",
+    seconds: Annotated[float, typer.Option(help="To measure for, in every round.")] = 20.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each arrangement.")] = 3,
+    separate: Annotated[
+        bool, typer.Option(help="Measure one node for each camera too, in turns with one node for all.")
+    ] = True,
+    shared_memory: Annotated[bool, typer.Option(help="Use the shared memory profile that ships, for images.")] = True,
+    report: Annotated[Path | None, typer.Option(help="Write what was measured as JSON to this file.")] = None,
+) -> None:
+    """Count depth images of several cameras, from one node for all and from one node each, in turns."""
+    from rich.table import Table
+
+    from sem_depth_node import benchmark as bench
+    from sem_depth_node.shipped import shipped_folder
+
+    if shared_memory:
+        for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+            os.environ.setdefault(variable, str(shipped_folder("config") / "fastdds_shared_memory.xml"))
+    parameters = [f"engine:={engine}", f"threads:={threads}", *([f"bundle:={bundle.resolve()}"] if bundle else [])]
+    with _exit_2_on(ImportError, FileNotFoundError, ValueError):
+        from sem_depth_node.ros.camera_rig import Arrangement, RigError, RigMeasurement, RigSettings, measure
+
+        width, height = _size(image_size)
+        settings = RigSettings(tuple(rate or [10.0] * 5), width, height, seconds, tuple(parameters))
+    arrangements: list[Arrangement] = ["shared", "separate"] if separate else ["shared"]
+    machine = bench.this_machine()
+    turns: list[RigMeasurement] = []
+    with _exit_2_on(RigError), messages.status("") as status:
+        for _ in range(rounds):
+            turns += [measure(arrangement, settings, status.update) for arrangement in arrangements]
+    table = Table(
+        "nodes", "depth images/s", "slowest/fastest camera", "longest gap s", "latency ms", "MiB", "processors"
+    )
+    for arrangement in arrangements:
+        own = [turn for turn in turns if turn.arrangement == arrangement]
+        columns = ("total_rate", "fairness", "longest_gap", "latency_median", "memory_mib", "processors")
+        table.add_row(arrangement, *(_median_and_range([getattr(turn, name) for turn in own]) for name in columns))
+    Console().print(table)
+    sent = statistics.median(sum(turn.sent.values()) for turn in turns)
+    Console(highlight=False).print(
+        f"{sent:.1f} of {sum(settings.rates):g} images/s shown by {len(settings.rates)} cameras of {image_size}; "
+        f"{rounds} turns of {seconds:g} s, median (lowest..highest); {machine.processor}, {machine.cores} cores, load "
+        f"{min(t.load_before for t in turns):.1f}..{max(t.load_before for t in turns):.1f} before"
+    )
+    if report is not None:
+        turned = [asdict(turn) | {"total_rate": turn.total_rate, "fairness": turn.fairness} for turn in turns]
+        everything = {"machine": asdict(machine), "settings": asdict(settings), "turns": turned}
+        report.write_text(json.dumps(everything, indent=2) + "\n")
+
+
+def _median_and_range(values: list[float]) -> str:
+    middle = statistics.median(values)
+    digits = 0 if middle >= 100 else 2
+    return f"{middle:.{digits}f} ({min(values):.{digits}f}..{max(values):.{digits}f})"
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,9 +110,36 @@ def test_unusable_images_are_counted_and_the_rest_processed(tmp_path: Path, tiny
         )
     )
     assert result.exit_code == 0
-    assert "not used: 2 images: image encoding is 'hologram', expected" in result.output
+    assert "not used: 2 messages: image encoding is 'hologram', expected" in result.output
     with BagReader(tmp_path / "out") as out:
         assert out.topics["/depth/image"].count == samples.FRAMES - 2
+
+
+def test_types_that_the_bag_does_not_define_are_left_out(tmp_path: Path, tiny_bundle: ModelBundle) -> None:
+    """As in bags of rosbag2 before Iron, whose sqlite3 files have no definitions."""
+    with BagWriter(tmp_path / "bag", "sqlite3") as writer:
+        writer.add_topic("/speed", "car_msgs/msg/Speed", definition=("float64 value", "RIHS01_" + "0" * 64))
+        writer.write_serialized("/speed", samples.BEGIN, b"\0\1\0\0" + np.float64(8.5).tobytes())
+        for topic, time, message in samples.recorded():
+            writer.write(topic, time, message)
+    with contextlib.closing(sqlite3.connect(tmp_path / "bag" / "bag.db3")) as database:
+        database.execute("DELETE FROM message_definitions")
+        database.execute("UPDATE topics SET type_description_hash = ''")
+        database.commit()
+    metadata = tmp_path / "bag" / "metadata.yaml"
+    metadata.write_text(re.sub(r"type_description_hash:\s+\w+", "type_description_hash: ''", metadata.read_text()))
+    with BagReader(tmp_path / "bag") as bag:
+        assert bag.topics["/speed"].type == "car_msgs/msg/Speed"
+        speed = next(bag.messages(["/speed"]))
+        assert speed.data[4:] == np.float64(8.5).tobytes()  # it can be replayed where its package is installed
+        with pytest.raises(BagError, match="car_msgs/msg/Speed is not defined in the bag"):
+            bag.decode(speed)
+    network = ("--bundle", tiny_bundle.folder, "--engine", "onnxruntime")
+    result = run("process", tmp_path / "bag", "-o", tmp_path / "out", *network)
+    assert result.exit_code == 0, result.output
+    assert "not copied, as the bag does not define their types: /speed" in result.output
+    with BagReader(tmp_path / "out") as out:
+        assert out.topics["/depth/image"].count == samples.FRAMES
 
 
 def test_truncated_bag_leaves_no_output(tmp_path: Path, tiny_bundle: ModelBundle) -> None:

@@ -31,11 +31,13 @@ class ProcessReport:
         frames: images that got a depth image.
         bad: images that could not be used, by fault, with the first one's reason.
         engine_seconds: of each frame, inside the engine.
+        left_out: topics that were not copied, as the bag does not define their message type.
     """
 
     frames: int = 0
     bad: dict[str, tuple[int, str]] = field(default_factory=dict)
     engine_seconds: list[float] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def add_bad(self, problem: BadInput) -> None:
         """Count an image that could not be used."""
@@ -123,7 +125,9 @@ def process_bag(
     if taken := sorted(set(outputs.topics) & set(bag.topics)):
         raise BagError(f"{bag.path}: it has {', '.join(taken)} already; put the outputs elsewhere with --namespace")
     with BagWriter(out, storage, compress=compress and storage == "mcap", force=force) as writer:
-        for topic in bag.topics.values():
+        copied = [topic for topic in bag.topics.values() if bag.defines(topic.type)]
+        report.left_out = sorted(set(bag.topics) - {topic.name for topic in copied})
+        for topic in copied:
             writer.add_topic(
                 topic.name, topic.type, latched=topic.latched, qos=topic.qos, definition=bag.definition(topic.type)
             )
@@ -132,7 +136,7 @@ def process_bag(
             frames.take_info(bag.first(frames.stream.camera_info))
         except BadInput as problem:
             report.add_bad(problem)
-        for message in bag.messages():
+        for message in bag.messages([topic.name for topic in copied]):
             writer.write_serialized(message.topic, message.time, message.data)
             try:
                 if message.topic == frames.stream.camera_info:

@@ -140,7 +140,7 @@ class BagReader:
         Raises:
             BagError: the bytes are not a message of that type.
         """
-        self._converter_known(message.type)
+        self._check_defined(message.type)
         try:
             return self._typestore.deserialize_cdr(message.data, message.type)
         except Exception as error:
@@ -157,9 +157,23 @@ class BagReader:
             raise BagError(f"{self.path}: topic {topic} has no messages")
         return self.decode(message)
 
+    def defines(self, message_type: str) -> bool:
+        """Whether the definition of a message type is known: from the bag or from ROS 2's common interfaces.
+
+        rosbag2 of Humble and older stored none in sqlite3 bags.
+        """
+        if message_type not in self._typestore.fielddefs:
+            theirs = self._reader.typestore.fielddefs
+            self._typestore.register({n: fields for n, fields in theirs.items() if n not in self._typestore.fielddefs})
+        return message_type in self._typestore.fielddefs
+
     def definition(self, message_type: str) -> tuple[str, str]:
-        """Text and type hash (RIHS01) of a message type's ROS 2 definition, as a rosbag2 stores them."""
-        self._converter_known(message_type)
+        """Text and type hash (RIHS01) of a message type's ROS 2 definition, as a rosbag2 stores them.
+
+        Raises:
+            BagError: it is not known.
+        """
+        self._check_defined(message_type)
         return self._typestore.generate_msgdef(message_type, ros_version=2)[0], self._typestore.hash_rihs01(
             message_type
         )
@@ -177,13 +191,8 @@ class BagReader:
             raise BagError(f"{self.path}: no topic {', '.join(unknown)}; {self.listing()}")
         return [connection for connection in self._reader.connections if connection.topic in topics]
 
-    def _converter_known(self, message_type: str) -> None:
-        """Make sure that the typestore has `message_type`, taking the bag's own definition of what Jazzy lacks."""
-        if message_type in self._typestore.fielddefs:
-            return
-        theirs = self._reader.typestore.fielddefs
-        self._typestore.register({name: fields for name, fields in theirs.items() if name not in self._typestore.types})
-        if message_type not in self._typestore.fielddefs:
+    def _check_defined(self, message_type: str) -> None:
+        if not self.defines(message_type):
             raise BagError(f"{self.path}: message type {message_type} is not defined in the bag")
 
     def _converter(self, source_type: str) -> Callable[[bytes], bytes | memoryview]:
@@ -196,7 +205,7 @@ class BagReader:
         source = self._reader.typestore
         if self._reader.is2 and source_type not in source.fielddefs:
             return bytes  # no definition, but CDR already: it can be passed on
-        self._converter_known(target_type)
+        self._check_defined(target_type)
         if is_same_wireformat(source, self._typestore, source_type, target_type):
             return bytes if self._reader.is2 else partial(self._typestore.ros1_to_cdr, typename=target_type)
         return partial(
@@ -245,8 +254,8 @@ def _topic(connections: list[Connection]) -> BagTopic:
 
 
 def _reason(error: BaseException) -> str:
-    text = " ".join(str(argument) for argument in error.args) or type(error).__name__
-    return text.rstrip(".")
+    words = " ".join(str(argument) for argument in error.args).split()  # in one line, whatever the parser wrote
+    return " ".join(words).rstrip(".") or type(error).__name__
 
 
 def _check_openable(path: Path) -> None:
