@@ -648,13 +648,18 @@ def benchmark_cameras(
     with _exit_2_on(RigError), messages.status("") as status:
         for _ in range(rounds):
             turns += [measure(arrangement, settings, status.update) for arrangement in arrangements]
-    table = Table(
-        "nodes", "depth images/s", "slowest/fastest camera", "longest gap s", "latency ms", "MiB", "processors"
-    )
-    for arrangement in arrangements:
-        own = [turn for turn in turns if turn.arrangement == arrangement]
-        columns = ("total_rate", "fairness", "longest_gap", "latency_median", "memory_mib", "processors")
-        table.add_row(arrangement, *(_median_and_range([getattr(turn, name) for turn in own]) for name in columns))
+    table = Table("", *("one node for all" if a == "shared" else "one node each" for a in arrangements))
+    for title, column in (
+        ("depth images/s", "total_rate"),
+        ("slowest camera / fastest", "fairness"),
+        ("longest gap of a camera (s)", "longest_gap"),
+        ("latency, median (ms)", "latency_median"),
+        ("latency, p95 (ms)", "latency_p95"),
+        ("memory (MiB)", "memory_mib"),
+        ("processors", "processors"),
+    ):
+        by_arrangement = ([getattr(t, column) for t in turns if t.arrangement == a] for a in arrangements)
+        table.add_row(title, *map(_median_and_range, by_arrangement))
     Console().print(table)
     sent = statistics.median(sum(turn.sent.values()) for turn in turns)
     Console(highlight=False).print(
