@@ -1,0 +1,36 @@
+"""A tiny data set in the index.csv layout: a ground plane under a bright sky, seen by a small camera."""
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+COLUMNS = ["split", "sequence", "image", "depth", "sky", "fx", "fy", "cx", "cy", "width", "height", "licence"]
+
+
+@pytest.fixture
+def driving_index(tmp_path: Path) -> Path:
+    """An index.csv of four frames of split train and one of split val, each with depth and a sky mask."""
+    folder, frames, width, height = tmp_path, 4, 160, 96
+    rng = np.random.default_rng(0)
+    focal, cx, cy = 120.0, width / 2 - 0.5, height / 2 - 0.5
+    rows = []
+    for number in range(frames + 1):
+        v = np.arange(height) - cy
+        with np.errstate(divide="ignore"):
+            z = np.where(v > 2, 1.6 * focal / v, 0).astype(np.float32)
+        depth = np.repeat(np.minimum(z, 90)[:, None], width, axis=1)
+        image = rng.integers(0, 255, (height, width, 3), np.uint8)
+        image[depth == 0] = (230, 220, 210)
+        names = {kind: f"{number}_{kind}.png" for kind in ("image", "depth", "sky")}
+        cv2.imwrite(str(folder / names["image"]), image)
+        cv2.imwrite(str(folder / names["depth"]), (depth * 256).astype(np.uint16))
+        cv2.imwrite(str(folder / names["sky"]), (depth == 0).astype(np.uint8) * 255)
+        split = "val" if number == frames else "train"
+        rows.append([split, f"s{number}", *names.values(), focal, focal, cx, cy, width, height, "CC0"])
+    index = folder / "index.csv"
+    with index.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    return index

@@ -1,0 +1,85 @@
+"""Augmentation keeps intrinsics true: known points stay where the camera projects them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sem_depth_node.camera import CameraModel
+from sem_depth_training.data.augmentation import (
+    AugmentationConfig,
+    DepthPoints,
+    apply_crop,
+    largest_crop,
+    random_crop,
+    vary_appearance,
+)
+
+CAMERA = CameraModel(1242, 375, 721.5377, 721.5377, 609.5593, 172.854)
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([(192, 640), (320, 480), (128, 416), (192, 288)]))
+@settings(max_examples=40, deadline=None)
+def test_points_stay_where_the_augmented_camera_projects_them(seed: int, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(seed)
+    u, v = rng.integers(0, CAMERA.width), rng.integers(0, CAMERA.height)
+    depth = np.zeros((CAMERA.height, CAMERA.width), np.float32)
+    depth[v, u] = z = np.float32(rng.uniform(2, 80))
+    image = np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8)
+    crop = random_crop(rng, CAMERA, *size, AugmentationConfig())
+
+    sample = apply_crop(image, DepthPoints.from_image(depth), None, CAMERA, crop, *size)
+
+    assert (sample.camera.height, sample.camera.width) == sample.depth.shape == size
+    point = [(u - CAMERA.cx) / CAMERA.fx * z, (v - CAMERA.cy) / CAMERA.fy * z, z]
+    if crop.flip:
+        point[0] = -point[0]
+    expected = sample.camera.project(np.array([point]))[0]
+    found = np.argwhere(sample.depth > 0)
+    if len(found) == 0:  # cut away: it must project outside the image
+        outside = (expected < -0.5) | (expected > np.array([size[1], size[0]]) - 0.5)
+        assert outside.any()
+    else:
+        assert len(found) == 1
+        assert sample.depth[tuple(found[0])] == z
+        assert np.abs(found[0][::-1] - expected).max() <= 0.5 + 1e-3
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_image_and_sky_move_with_the_depth(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (CAMERA.height, CAMERA.width)
+    image, sky, depth = np.zeros((*shape, 3), np.uint8), np.zeros(shape, bool), np.zeros(shape, np.float32)
+    left, top = rng.integers(300, 900), rng.integers(100, 250)
+    block = (slice(top, top + 60), slice(left, left + 60))
+    image[block], sky[block], depth[block] = 255, True, 10.0
+    crop = random_crop(rng, CAMERA, 192, 640, AugmentationConfig(zoom=1.2))
+
+    sample = apply_crop(image, DepthPoints.from_image(depth), sky, CAMERA, crop, 192, 640)
+
+    assert sample.depth.any(), "the block is big enough to stay in view"
+    for shown in (sample.image[..., 0] > 127, sample.sky):
+        overlap = (shown & (sample.depth > 0)).sum() / (shown | (sample.depth > 0)).sum()
+        assert overlap > 0.85
+
+
+def test_the_nearer_of_two_points_on_one_pixel_stays() -> None:
+    points = DepthPoints(np.array([100, 101], np.int16), np.array([50, 50], np.int16), np.array([30, 5], np.float32))
+    crop = largest_crop(CAMERA, 32, 96)
+    sample = apply_crop(np.zeros((375, 1242, 3), np.uint8), points, None, CAMERA, crop, 32, 96)
+    assert sample.depth[sample.depth > 0].tolist() == [5.0]
+
+
+def test_appearance_changes_colours_but_neither_size_nor_type() -> None:
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (64, 96, 3), np.uint8)
+    varied = vary_appearance(rng, image, AugmentationConfig(blur=1, noise=1, jpeg=1))
+    assert varied.shape == image.shape
+    assert varied.dtype == np.uint8
+    assert not np.array_equal(varied, image)
+
+
+def test_unknown_augmentation_setting_is_named() -> None:
+    with pytest.raises(ValueError, match="zoon"):
+        AugmentationConfig.model_validate({"zoon": 2})
