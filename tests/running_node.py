@@ -34,7 +34,7 @@ from sem_depth_node.shipped import shipped_folder
 _PROFILE = str(shipped_folder("config") / "fastdds_shared_memory.xml")
 SHARED_MEMORY = {"FASTRTPS_DEFAULT_PROFILES_FILE": _PROFILE, "FASTDDS_DEFAULT_PROFILES_FILE": _PROFILE}
 
-PATIENCE = 20.0  # seconds; long, because machines are slow, and nothing waits longer than it must
+PATIENCE = 60.0  # seconds; long, because machines are busy, and nothing waits longer than it must
 
 OUTPUTS = {
     "depth/image": Image,

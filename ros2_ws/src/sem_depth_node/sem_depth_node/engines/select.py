@@ -82,8 +82,11 @@ def create_engine(
         except EngineError as error:
             reasons.append(f"{name}: {error}")
             # Without the library nobody expects the engine; with it, something is in the way.
-            say = watch.log.info if isinstance(error, LibraryMissing) else watch.log.warning
-            say(f"engine auto does not take {name}: {error}")
+            remark = f"engine auto does not take {name}: {error}"
+            if isinstance(error, LibraryMissing):
+                watch.log.info(remark)
+            else:
+                watch.log.warning(remark)  # apart, because rclpy ties a severity to the line that logs
     raise EngineError(f"no engine works on this machine; {'; '.join(reasons)}")
 
 
