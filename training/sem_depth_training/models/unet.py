@@ -31,7 +31,8 @@ class SinglePassUNet(nn.Module):
         widths = list(self.unet.config["block_out_channels"])
         inputs = [widths[0], *widths[:-1]]
         self.adapters = nn.ModuleList(
-            nn.Conv2d(channels, width, 1) for channels, width in zip(adapter_channels, inputs, strict=True)
+            nn.Conv2d(channels, width, 1)
+            for channels, width in zip(adapter_channels, inputs, strict=bool(adapter_channels))
         )
         self.channels = self._output_channels(widths)
 
