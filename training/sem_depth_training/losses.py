@@ -19,6 +19,7 @@ class LossWeights(BaseModel):
     gradient: float = Field(0.5, ge=0)
     sky: float = Field(0.2, ge=0)
     unseen: float = Field(0.02, ge=0)
+    upward: float = Field(0.3, ge=0)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def loss_terms(log_depth: Tensor, log_scale: Tensor, target: Target) -> dict[str
     sky: how much nearer than `far` the sky is; there the scale learns to be small where the sky is far enough.
     unseen: pulls the scale to exp(0) where an image with sparse depth has no measurement above its highest one. A lidar
         sees nothing there, and the network must not be sure of what nobody taught it.
+    upward: there depth goes on upward as it is below: walls and trees stand upright.
     """
     valid = target.valid
     count = valid.sum((1, 2)).clamp(min=1)
@@ -57,6 +59,8 @@ def loss_terms(log_depth: Tensor, log_scale: Tensor, target: Target) -> dict[str
     has_depth = valid.any(2).any(1)
     likelihood = torch.where(valid, absolute.detach() * torch.exp(-log_scale) + log_scale + math.log(2), 0.0)
     shortfall = torch.where(target.sky, (target.far[:, None, None] - log_depth).clamp(min=0), 0.0)
+    unseen = _unseen(target)
+    rise = log_depth[:, :-1] - log_depth[:, 1:].detach()
     sky_scale = torch.where(target.sky, shortfall.detach() * torch.exp(-log_scale) + log_scale, 0.0)
     return {
         "silog": _mean(silog, has_depth),
@@ -64,7 +68,8 @@ def loss_terms(log_depth: Tensor, log_scale: Tensor, target: Target) -> dict[str
         "laplacian": _mean(likelihood.sum((1, 2)) / count, has_depth),
         "gradient": _mean(_gradient_difference(error, valid), has_depth & target.dense),
         "sky": ((shortfall + 0.1 * sky_scale).sum() / target.sky.sum().clamp(min=1)),
-        "unseen": _unseen(log_scale, target),
+        "unseen": torch.where(unseen, log_scale.abs(), 0.0).sum() / unseen.sum().clamp(min=1),
+        "upward": torch.where(unseen[:, :-1], rise.abs(), 0.0).sum() / unseen.sum().clamp(min=1),
     }
 
 
@@ -89,9 +94,8 @@ def _gradient_difference(error: Tensor, valid: Tensor) -> Tensor:
     return total / 6
 
 
-def _unseen(log_scale: Tensor, target: Target) -> Tensor:
+def _unseen(target: Target) -> Tensor:
+    """Pixels of images with sparse depth above their highest measurement, the sky left out."""
     rows = target.valid.any(2)
-    above = rows.cumsum(1) == 0
-    above = above & (rows.any(1) & ~target.dense)[:, None]
-    mask = above[:, :, None] & ~target.sky
-    return torch.where(mask, log_scale.abs(), 0.0).sum() / mask.sum().clamp(min=1)
+    above = (rows.cumsum(1) == 0) & (rows.any(1) & ~target.dense)[:, None]
+    return above[:, :, None] & ~target.sky

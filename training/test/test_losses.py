@@ -86,3 +86,15 @@ def test_images_without_any_depth_give_a_finite_loss(truth: torch.Tensor) -> Non
     assert torch.isfinite(loss)
     assert prediction.grad is not None
     assert torch.isfinite(prediction.grad).all()
+
+
+def test_depth_goes_on_upward_where_nothing_was_measured(truth: torch.Tensor) -> None:
+    target = make_target(truth, dense=False)
+    target.valid[:, :6] = False
+    prediction = truth.clone()
+    prediction[:, :6] = truth[:, 6:7] - 1  # a near strip at the top
+    prediction.requires_grad_()
+    loss_terms(prediction, torch.zeros_like(truth), target)["upward"].backward()
+    assert prediction.grad is not None
+    assert (prediction.grad[:, 5] < 0).all()
+    assert (prediction.grad[:, 6:] == 0).all()

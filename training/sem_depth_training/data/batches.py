@@ -20,6 +20,7 @@ from sem_depth_training.data.augmentation import (
     vary_appearance,
 )
 from sem_depth_training.data.frames import Frame
+from sem_depth_training.data.sky import guess_sky
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class LoadedFrame:
 
     image: NDArray[np.uint8]
     points: DepthPoints
-    sky: NDArray[np.bool_] | None
+    sky: NDArray[np.bool_]
     camera: CameraModel
+    sparse: bool
 
 
 @dataclass
@@ -45,14 +47,15 @@ def load_mixture(sources: Sequence[tuple[Sequence[Frame], float]], max_depth: fl
 
     Within a source a sequence of n frames is drawn in proportion to sqrt(n): a drive's neighbouring frames say nearly
     the same, and single frames of other places are worth more than their number. Depth beyond `max_depth` metres is
-    left out.
+    left out. Frames without a sky mask are taken to have sparse depth, and their sky is guessed.
     """
 
     def load(frame: Frame) -> LoadedFrame:
         depth = frame.read_depth()
         depth[depth > max_depth] = 0
-        sky = frame.read_sky() if frame.sky is not None else None
-        return LoadedFrame(frame.read_image(), DepthPoints.from_image(depth), sky, frame.camera)
+        image, points = frame.read_image(), DepthPoints.from_image(depth)
+        sky = guess_sky(image, points) if frame.sky is None else frame.read_sky()
+        return LoadedFrame(image, points, sky, frame.camera, sparse=frame.sky is None)
 
     frames: list[LoadedFrame] = []
     probabilities: list[float] = []
@@ -103,7 +106,7 @@ class BatchesByStep(Dataset[Batch]):
             crop = random_crop(rng, frame.camera, height, width, self.augmentation)
             sample = apply_crop(frame.image, frame.points, frame.sky, frame.camera, crop, height, width)
             samples.append((vary_appearance(rng, sample.image, self.augmentation), sample))
-            sparse.append(frame.sky is None)
+            sparse.append(frame.sparse)
         return Batch(
             image=torch.from_numpy(np.stack([image for image, _ in samples])),
             depth=torch.from_numpy(np.stack([sample.depth for _, sample in samples])),
