@@ -24,6 +24,8 @@ _ABOVE_BACKGROUND = (28, 23, 20)  # BGR
 _LIDAR_SHADE = np.array((170, 70, 170), np.uint8)  # BGR, added to a third of what is there
 # What hangs higher above the camera than this would hide the street from a view from above.
 _CEILING = 1.5
+# Points of this confidence or more are drawn in their full colour.
+_FULL_BRIGHTNESS = 0.6
 _PAINTER = DepthPainter()
 
 
@@ -38,6 +40,7 @@ class SheetFrame:
         confidence: float32 (h, w) in 0..1.
         points: (N, 3) metres in the optical frame.
         colours: uint8 (N, 3) RGB of the points.
+        certainty: (N,) confidence of the points, 0..1.
         lidar: (M, 3) measured points in the optical frame, None where there are none.
     """
 
@@ -47,6 +50,7 @@ class SheetFrame:
     confidence: NDArray[np.float32]
     points: NDArray[np.float32]
     colours: Pixels
+    certainty: NDArray[np.float32]
     lidar: NDArray[np.float64] | None
 
 
@@ -101,7 +105,7 @@ def write_contact_sheet(path: Path, title: str, subtitle: str, frames: Sequence[
     aside = 0.5 * _CELL_WIDTH + 0.1
     write(columns[1] + aside, y + 0.08, "black: unknown, grey: beyond range", color=_FAINT, fontsize=9)
     write(columns[2] + aside, y + 0.08, "probability of being right within 10 %", color=_FAINT, fontsize=9)
-    legend = f"camera at the left, looking right to {reach:g} m"
+    legend = f"camera at the left, looking right to {reach:g} m; dim: not confident"
     if any(frame.lidar is not None for frame in frames):
         legend += "; violet: LiDAR"
     write(columns[3], y + 0.08, legend, color=_FAINT, fontsize=9)
@@ -125,6 +129,8 @@ def confidence_picture(confidence: NDArray[np.float32]) -> Pixels:
 def picture_from_above(frame: SheetFrame, width: int, height: int, reach: float) -> Pixels:
     """RGB (height, width, 3) of a cloud in parallel projection: the camera at the left edge, forward to the right.
 
+    Points are as bright as they are certain, and certain ones are drawn over others.
+
     Args:
         frame: with points and LiDAR.
         width, height: of the picture, pixels.
@@ -135,17 +141,22 @@ def picture_from_above(frame: SheetFrame, width: int, height: int, reach: float)
     for metres in range(10, int(reach), 10):
         column = round(metres * scale)
         cv2.line(picture, (column, 0), (column, height), (58, 50, 46), 1)
-        label = (column + 3, height - 5)
-        cv2.putText(picture, f"{metres} m", label, cv2.FONT_HERSHEY_SIMPLEX, 0.35, (140, 130, 120), 1, cv2.LINE_AA)
-    order = np.argsort(-frame.points[:, 1], kind="stable")  # what is higher is drawn over what is lower
+    order = np.argsort(frame.certainty, kind="stable")
     order = order[frame.points[order, 1] > -_CEILING]
     rows, columns, seen = _from_above(frame.points[order], scale, width, height)
-    colours = frame.colours[order][seen][:, ::-1]
+    brightness = np.minimum(frame.certainty[order][seen] / _FULL_BRIGHTNESS, 1)[:, None]
+    background = np.array(_ABOVE_BACKGROUND)
+    colours = (background + brightness * (frame.colours[order][seen][:, ::-1] - background)).astype(np.uint8)
     for down, right in ((0, 1), (1, 0), (1, 1), (0, 0)):  # two pixels wide, or distant surfaces fall apart
         picture[np.minimum(rows + down, height - 1), np.minimum(columns + right, width - 1)] = colours
     if frame.lidar is not None:
         rows, columns, _ = _from_above(frame.lidar[frame.lidar[:, 1] > -_CEILING], scale, width, height)
         picture[rows, columns] = picture[rows, columns] // 3 + _LIDAR_SHADE
+    for metres in range(10, int(reach), 10):
+        label = (round(metres * scale) + 3, height - 5)
+        for colour, thickness in ((_ABOVE_BACKGROUND, 3), ((200, 195, 190), 1)):
+            text = (f"{metres} m", label, cv2.FONT_HERSHEY_SIMPLEX, 0.36, colour, thickness, cv2.LINE_AA)
+            cv2.putText(picture, *text)
     nose = np.array([[0, height // 2 - 6], [0, height // 2 + 6], [12, height // 2]], np.int32)
     cv2.fillConvexPoly(picture, nose, (240, 240, 240), cv2.LINE_AA)
     return np.ascontiguousarray(picture[..., ::-1])

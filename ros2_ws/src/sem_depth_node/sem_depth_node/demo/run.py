@@ -112,28 +112,30 @@ def _sheet_frames(
         title = f"{(stamp - whole[0]) / 1e9:.1f} s"
         if metrics := scored.get(stamp):
             title += f"   AbsRel {metrics['abs_rel']:.3f}, delta1 {metrics['delta1']:.3f}"
-        points, colours = _coloured_points(cloud)
+        points, colours, pixels = _coloured_points(cloud)
+        certainty = plane(confidence)
         measured = truth.at(stamp, depth.header.frame_id, camera) if truth else None
         frames.append(
             SheetFrame(
                 title=title,
                 image=rgb.copy(),
                 depth=depth_metres(depth),
-                confidence=plane(confidence),
+                confidence=certainty,
                 points=points,
                 colours=colours,
+                certainty=certainty.reshape(-1)[pixels],
                 lidar=None if measured is None else _points_of(measured, camera),
             )
         )
     return frames
 
 
-def _coloured_points(cloud: Any) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """The finite points (N, 3) of the node's cloud and their RGB colours (N, 3)."""
+def _coloured_points(cloud: Any) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_]]:
+    """The finite points (N, 3) of the node's cloud, their RGB colours (N, 3), and which pixels (H * W) they are."""
     packed = np.asarray(cloud.data).view(np.float32).reshape(-1, 4)
-    packed = packed[np.isfinite(packed[:, :3]).all(axis=1)]
-    bgr0 = np.ascontiguousarray(packed[:, 3]).view(np.uint8).reshape(-1, 4)
-    return packed[:, :3], bgr0[:, 2::-1]
+    pixels: NDArray[np.bool_] = np.isfinite(packed[:, :3]).all(axis=1)
+    bgr0 = np.ascontiguousarray(packed[pixels, 3]).view(np.uint8).reshape(-1, 4)
+    return packed[pixels, :3], bgr0[:, 2::-1], pixels
 
 
 def _points_of(depth: NDArray[np.float32], camera: CameraModel) -> NDArray[np.float64]:
