@@ -20,6 +20,8 @@ from running_node import SHARED_MEMORY, RunningNode, bench, free_domain, wait_fo
 from scenes import LEFT, SECOND, image_message, info_message, metric_depth, plane
 
 from sem_depth_node.bundle import ModelBundle
+from sem_depth_node.image_decoding import ENCODINGS
+from sem_depth_node.ros.outputs import TOPICS
 from sem_depth_node.ros.parameters import Parameters
 
 STAMP = 1_600_000_000 * SECOND
@@ -65,6 +67,15 @@ def test_the_parameter_file_lists_every_parameter_with_its_default(package: Path
     given["cameras"] = tuple(given["cameras"])
     assert given == defaults
     assert {name: type(value) for name, value in given.items()} == {n: type(v) for n, v in defaults.items()}
+
+
+def test_the_nodes_page_lists_every_parameter_topic_and_encoding(repository: Path) -> None:
+    page = (repository / "docs" / "node.md").read_text()
+    rows = set(re.findall(r"^\| `([^`]+)` \|", page, re.M))
+    assert {entry.name for entry in fields(Parameters)} <= rows
+    assert TOPICS.keys() <= rows
+    listed = page.replace("8UC1/3/4", "8UC1, 8UC3, 8UC4")
+    assert all(encoding in listed for encoding in ENCODINGS if not encoding.startswith("bayer_"))
 
 
 @pytest.fixture
