@@ -23,7 +23,7 @@ from rosbags.interfaces import QosDurability, QosReliability
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from sem_depth_node.bags.reader import BagTopic
+from sem_depth_node.bags.reader import BagReader, BagTopic
 from sem_depth_node.bags.writer import LATCHED_QOS, RELIABLE_QOS
 from sem_depth_node.ros.replay import publisher_qos
 from sem_depth_node.stamps import nanoseconds
@@ -37,16 +37,20 @@ class Listener:
     executor: Any
     environment: dict[str, str]
     heard: dict[str, list[tuple[float, Any]]] = field(default_factory=dict)
-    replays: list[subprocess.Popen[str]] = field(default_factory=list)
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def listen(self, message_class: Any, topic: str, qos: QoSProfile | int = 10) -> None:
         heard = self.heard.setdefault(topic, [])
         self.node.create_subscription(message_class, topic, lambda m: heard.append((time.monotonic(), m)), qos)
 
     def replay(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "sem_depth_node.cli", "replay", *map(str, arguments)]
-        self.replays.append(subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True))
-        return self.replays[-1]
+        return self.start("replay", *arguments)
+
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        """A command of sem-depth in a process of its own."""
+        command = [sys.executable, "-m", "sem_depth_node.cli", *map(str, arguments)]
+        self.processes.append(subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True))
+        return self.processes[-1]
 
     def spin_until(self, done: Callable[[], bool], timeout: float = 90.0) -> None:
         give_up = time.monotonic() + timeout
@@ -65,9 +69,9 @@ def listener() -> Iterator[Listener]:
     executor.add_node(node)
     listener = Listener(node, executor, {**os.environ, "ROS_DOMAIN_ID": str(domain)})
     yield listener
-    for replay in listener.replays:  # of tests that failed
-        replay.kill()
-        replay.wait()
+    for process in listener.processes:  # of tests that failed
+        process.kill()
+        process.wait()
     node.destroy_node()
     rclpy.shutdown(context=context)
 
@@ -180,6 +184,36 @@ def test_missing_bag_is_exit_code_2(tmp_path: Path, listener: Listener) -> None:
     _, said = replay.communicate(timeout=90)
     assert replay.returncode == 2
     assert said.splitlines() == [f"error: {tmp_path / 'none.bag'}: no such bag"]
+
+
+def test_what_is_replayed_is_recorded_byte_for_byte(tmp_path: Path, listener: Listener) -> None:
+    bag = samples.write_rosbag2(tmp_path / "bag")
+    topics = (samples.IMAGE, samples.INFO, samples.LIDAR)
+    with BagReader(bag) as source:
+        known = [f"{topic}={source.topics[topic].type}" for topic in topics]
+        expected = {topic: [m.data for m in source.messages([topic])] for topic in topics}
+    recorder = listener.start("record", "-o", tmp_path / "recording", *known)
+    finish(listener.replay(bag, "--wait-for", "3", "--wait-timeout", "60"))
+    recorder.send_signal(signal.SIGINT)
+    assert f"recording 3 topics into {tmp_path / 'recording'}" in finish(recorder)
+    with BagReader(tmp_path / "recording") as recording:
+        for topic, sent in expected.items():
+            received = [m.data for m in recording.messages([topic])]
+            assert len(received) == len(sent)
+            for got, data in zip(received, sent, strict=True):
+                assert got[: len(data)] == data
+                assert got[len(data) :] in (b"", b"\0", b"\0\0", b"\0\0\0")  # DDS fills words of four bytes
+        times = [m.time for m in recording.messages([samples.IMAGE])]
+    assert times == sorted(times)
+    assert abs(times[-1] - time.time_ns()) < 600e9  # when it was received, not when it was first recorded
+
+
+def test_recording_what_nobody_publishes_is_exit_code_2(tmp_path: Path, listener: Listener) -> None:
+    recorder = listener.start("record", "-o", tmp_path / "recording", "/silence", "--wait-timeout", "0.5")
+    _, said = recorder.communicate(timeout=90)
+    assert recorder.returncode == 2
+    assert said == "error: nobody publishes /silence (waited 0.5 s)\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_quality_of_service_follows_the_bag() -> None:

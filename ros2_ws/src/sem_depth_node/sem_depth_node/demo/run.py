@@ -133,7 +133,7 @@ def _sheet_frames(
 def _coloured_points(cloud: Any) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.bool_]]:
     """The finite points (N, 3) of the node's cloud, their RGB colours (N, 3), and which pixels (H * W) they are."""
     packed = np.asarray(cloud.data).view(np.float32).reshape(-1, 4)
-    pixels: NDArray[np.bool_] = np.isfinite(packed[:, :3]).all(axis=1)
+    pixels = np.asarray(np.isfinite(packed[:, :3]).all(axis=1))
     bgr0 = np.ascontiguousarray(packed[pixels, 3]).view(np.uint8).reshape(-1, 4)
     return packed[pixels, :3], bgr0[:, 2::-1], pixels
 
