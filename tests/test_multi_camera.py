@@ -42,6 +42,7 @@ def test_of_cameras_that_have_a_frame_the_one_that_waited_longest_is_next() -> N
         camera, frame = boxes.take() or pytest.fail("closed")
         assert frame.image.camera == frame.camera_info.camera == camera
         turns.append((camera, frame.image.number))
+        boxes.finish(camera)
     # Left's and front's newest in turn, and right as soon as it has one: its last turn is longest ago.
     assert turns == [
         ("front", 0),
@@ -56,6 +57,25 @@ def test_of_cameras_that_have_a_frame_the_one_that_waited_longest_is_next() -> N
     ]
 
 
+def test_a_camera_whose_frame_is_in_work_waits_while_others_go_on() -> None:
+    boxes = Mailboxes(["front", "left"])
+    for camera in ("front", "left"):
+        boxes[camera].put_camera_info(message(camera, 1000))
+        boxes[camera].put_image(message(camera, 0))
+    assert (boxes.take() or pytest.fail("closed"))[0] == "front"
+    boxes["front"].put_image(message("front", 1))
+    assert (boxes.take() or pytest.fail("closed"))[0] == "left"
+    taken: list[Any] = []
+    thread = threading.Thread(target=lambda: taken.append(boxes.take()), daemon=True)
+    thread.start()
+    thread.join(0.2)
+    assert not taken
+    boxes.finish("front")
+    thread.join(10)
+    camera, frame = taken[0]
+    assert (camera, frame.image.number) == ("front", 1)
+
+
 @pytest.fixture(scope="module")
 def domain() -> int:
     return free_domain()
@@ -63,7 +83,7 @@ def domain() -> int:
 
 @pytest.fixture(scope="module")
 def node(domain: int, tiny_bundle: ModelBundle) -> Iterator[RunningNode]:
-    parameters = {"bundle": str(tiny_bundle.folder), "engine": "onnxruntime", "input_timeout": 1.0}
+    parameters = {"bundle": str(tiny_bundle.folder), "engine": "onnxruntime", "input_timeout": 1.0, "workers": 2}
     with RunningNode(domain, parameters, "-p", "cameras:=[front, side/left]") as running:
         running.said("active", "/front/image", "/front/camera_info")
         running.said("active", "/side/left/image", "/side/left/camera_info")

@@ -161,6 +161,7 @@ def test_cameras_take_turns() -> None:
         taken = take_within(boxes)
         assert taken is not None
         order.append(taken[0])
+        boxes.finish(taken[0])
     assert order == ["fast", "slow"] * 3
 
 

@@ -109,10 +109,11 @@ class Mailbox:
 
 
 class Mailboxes:
-    """One mailbox for each camera, for one thread that takes from all of them in turn.
+    """One mailbox for each camera, for threads that take from all of them in turn.
 
     Of the cameras that have a frame, the one whose last turn is longest ago is next. So a fast camera cannot crowd out
-    a slow one, and a silent one costs nothing.
+    a slow one, and a silent one costs nothing. A camera's next frame is not taken before `finish`, so that its frames
+    stay in order and what is kept for it is in one thread's hands.
 
     Args:
         cameras: names.
@@ -124,6 +125,7 @@ class Mailboxes:
         self._open = True
         # In the order of their last turns.
         self._boxes = OrderedDict((camera, Mailbox(pairing, self._changed)) for camera in cameras)
+        self._in_work: set[str] = set()
 
     def __getitem__(self, camera: str) -> Mailbox:
         return self._boxes[camera]
@@ -135,12 +137,19 @@ class Mailboxes:
                 # Before looking, so that patience which runs out meanwhile is not slept through.
                 patience = [left for box in self._boxes.values() if (left := box.patience)]
                 for camera, box in self._boxes.items():
-                    frame = box.take()
+                    frame = None if camera in self._in_work else box.take()
                     if frame is not None:
                         self._boxes.move_to_end(camera)
+                        self._in_work.add(camera)
                         return camera, frame
                 self._changed.wait(min(patience, default=None))
             return None
+
+    def finish(self, camera: str) -> None:
+        """Say that the frame taken of `camera` is done with."""
+        with self._changed:
+            self._in_work.remove(camera)
+            self._changed.notify()
 
     def close(self) -> None:
         """Let `take` return None from now on."""

@@ -28,13 +28,14 @@ from rclpy.signals import SignalHandlerOptions
 from sem_depth_node.bundle import BundleError, ModelBundle
 from sem_depth_node.engines.engine import DepthEngine, EngineError
 from sem_depth_node.engines.select import open_engines
+from sem_depth_node.engines.shared import SharedEngine
 from sem_depth_node.estimator import DepthEstimator
 from sem_depth_node.ros import diagnostics
 from sem_depth_node.ros.camera_stream import CameraStream
 from sem_depth_node.ros.mailbox import Mailboxes
 from sem_depth_node.ros.parameters import declare
 from sem_depth_node.ros.scale_check import LidarScans
-from sem_depth_node.ros.worker import FrameWorker
+from sem_depth_node.ros.worker import FrameWorkers
 from sem_depth_node.shipped import default_bundle
 
 ADAPT_PERIOD, DIAGNOSTICS_PERIOD = 0.5, 1.0  # seconds
@@ -71,7 +72,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         self._engines: list[DepthEngine] = []
         self._cameras: list[CameraStream] = []
         self._scans: LidarScans | None = None
-        self._worker: FrameWorker | None = None
+        self._workers: FrameWorkers | None = None
 
         self._input_group = MutuallyExclusiveCallbackGroup()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -122,7 +123,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         try:
             mailboxes = Mailboxes([camera.name for camera in self._cameras], self._values.pairing)
             walks = {camera.name: camera.open(mailboxes[camera.name]) for camera in self._cameras}
-            self._worker = FrameWorker(mailboxes, walks)
+            self._workers = FrameWorkers(mailboxes, walks, self._values.workers)
         except Exception:
             return self._failed("activate")
         self._state_in_words = diagnostics.OK, "active"
@@ -172,10 +173,14 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
     def _make_cameras(self) -> None:
         # The engines are the memory and are shared; an estimator keeps the framing and buffers of one camera.
         assert self._bundle is not None
+        one_at_a_time = threading.Lock()
         if self._values.scale_check_lidar:
             self._scans = LidarScans(self, self._values.scale_check_lidar)
         for name in self._values.cameras:
-            estimator = DepthEstimator(self._bundle, self._engines)
+            engines = self._engines
+            if self._values.workers > 1:
+                engines = [SharedEngine(engine, one_at_a_time) for engine in engines]
+            estimator = DepthEstimator(self._bundle, engines)
             camera = CameraStream(self, name, estimator, lambda: self._values, self._input_group, self._scans)
             self._cameras.append(camera)
 
@@ -192,9 +197,9 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
     def _end_work(self) -> None:
         for camera in self._cameras:
             camera.close()
-        if self._worker is not None:
-            self._worker.stop()
-        self._worker = None
+        if self._workers is not None:
+            self._workers.stop()
+        self._workers = None
 
     def _let_go(self) -> None:
         self._end_work()
@@ -260,7 +265,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
                 **{f"engine {i}": e.description for i, e in enumerate(self._engines)},
             }
         statuses = [diagnostics.diagnostic_status(f"{name}: state", level, message, name, engine)]
-        if self._worker is not None:
+        if self._workers is not None:
             each = {camera.name: camera.statuses() for camera in self._cameras}
             if len(each) > 1:
                 statuses.append(diagnostics.summary_status(f"{name}: cameras", name, each))

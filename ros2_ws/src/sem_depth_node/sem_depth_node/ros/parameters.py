@@ -81,6 +81,13 @@ class Parameters:
         "front/depth/image and so on. A single empty name is one camera without a name.",
         fixed_while_configured=True,
     )
+    workers: int = _parameter(
+        1,
+        "Frames of different cameras in work at once. 2 lets a GPU run one camera's frame while another's is decoded "
+        "or published; with the CPU engine, which takes all cores by itself, 1 is as fast and answers sooner.",
+        limits=(1, 16),
+        fixed_while_configured=True,
+    )
     compressed: bool = _parameter(
         False,
         "The image topic carries sensor_msgs/CompressedImage (jpeg or png), not sensor_msgs/Image.",

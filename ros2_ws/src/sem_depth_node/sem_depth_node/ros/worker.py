@@ -1,4 +1,4 @@
-"""The walk of a frame from message to messages, and the thread that does it."""
+"""The walk of a frame from message to messages, and the threads that do it."""
 
 from __future__ import annotations
 
@@ -121,27 +121,34 @@ class FrameWalk:
             self._scale_check.compare(frame.image.header, estimate, correction, parameters.depth_range(bundle_range))
 
 
-class FrameWorker:
-    """Takes frames from mailboxes and walks them, in a thread of its own, until the mailboxes close.
+class FrameWorkers:
+    """Threads that take frames from mailboxes and walk them, until the mailboxes close.
 
-    There is one for all cameras, because there is one network.
+    With one thread the network rests while a frame is decoded or published. With more, frames grow older in front of
+    it.
 
     Args:
         mailboxes: to take from.
         walks: by camera.
+        count: threads.
     """
 
-    def __init__(self, mailboxes: Mailboxes, walks: Mapping[str, FrameWalk]) -> None:
+    def __init__(self, mailboxes: Mailboxes, walks: Mapping[str, FrameWalk], count: int) -> None:
         self._mailboxes, self._walks = mailboxes, walks
-        self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._run, name=f"frames {i}", daemon=True) for i in range(count)]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Close the mailboxes and wait for the frame in work."""
+        """Close the mailboxes and wait for the frames in work."""
         self._mailboxes.close()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         while (turn := self._mailboxes.take()) is not None:
             camera, frame = turn
-            self._walks[camera].walk(frame)
+            try:
+                self._walks[camera].walk(frame)
+            finally:
+                self._mailboxes.finish(camera)
