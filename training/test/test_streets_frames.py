@@ -1,6 +1,7 @@
 """Files of a rendered set: the index the training reads, the counts of the depth images, resuming."""
 
 import csv
+import sys
 
 import cv2
 import numpy as np
@@ -79,6 +80,61 @@ def test_a_python_without_blender_is_named(tmp_path):
     fake.chmod(0o755)
     with pytest.raises(RenderError, match=r"No module named bpy.*sem_depth_training\[render\]"):
         render_set(1, tmp_path / "out", 1, 0, tmp_path, fake)
+
+
+STAND_IN = """#!{python}
+import json, pathlib, sys
+if sys.argv[1] == "-c":
+    sys.exit(0)
+options = dict(zip(sys.argv[4::2], sys.argv[5::2]))
+out = pathlib.Path(options["--out"])
+with (out / "asked.txt").open("a") as file:
+    file.write(options["--numbers"] + ",")
+print("Fra:1 Mem:9M | Blender talks here too")
+for number in options["--numbers"].split(","):
+    if (out / "fail").exists():
+        print("Blender ran out of everything", file=sys.stderr)
+        sys.exit(3)
+    folder = out / f"{{int(number) // 1000:03d}}"
+    folder.mkdir(exist_ok=True)
+    (folder / f"s0_{{int(number):06d}}.row").write_text(f"row {{number}}\\n")
+    print(json.dumps({{"done": int(number)}}), flush=True)
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """A Python that answers as the worker does, without Blender: what is tested is who asks it for what."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "complete").touch()
+    path = tmp_path / "python"
+    path.write_text(STAND_IN.format(python=sys.executable))
+    path.chmod(0o755)
+    return path
+
+
+def test_a_second_run_renders_only_what_is_missing(tmp_path, stand_in):
+    out = tmp_path / "out"
+    render_set(130, out, 3, 0, tmp_path, stand_in)
+    asked = sorted(int(number) for number in (out / "asked.txt").read_text().split(",")[:-1])
+    assert asked == list(range(130))
+    (out / "000" / "s0_000017.row").unlink()
+    (out / "asked.txt").unlink()
+    render_set(132, out, 2, 0, tmp_path, stand_in)
+    assert (out / "asked.txt").read_text() == "17,130,131,"
+    lines = (out / "index.csv").read_text().splitlines()
+    assert lines == [",".join(COLUMNS), *(f"row {number}" for number in range(132))]
+    assert "Scopia" in (out / "ATTRIBUTION.txt").read_text()
+
+
+def test_a_failing_worker_is_reported_with_its_last_words(tmp_path, stand_in):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "fail").touch()
+    with pytest.raises(
+        RenderError, match=r"frames 0 to 4 failed \(exit 3\).*worker-000000.log(.|\n)*ran out of everything"
+    ):
+        render_set(5, out, 1, 0, tmp_path, stand_in)
 
 
 def test_two_seeds_do_not_mix_in_one_folder(tmp_path):

@@ -48,7 +48,7 @@ class _House:
     def at(self, x: Any, y: Any, z: Any) -> npt.NDArray[np.float64]:
         """World points: x along the front, y into the house, z up."""
         x, y, z = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float), np.asarray(z, float))
-        return self.origin + np.stack([x, y, z], -1) @ self.axes
+        return np.asarray(self.origin + np.stack([x, y, z], -1) @ self.axes)
 
     def box(self, material: Material, centre: tuple[float, float, float], size: tuple[float, float, float]) -> None:
         self.geometry.box(material, self.at(*centre), size, self.building.yaw)
@@ -194,11 +194,11 @@ class _House:
     def _shell(self, top: float) -> None:
         """Sides, back and the dark core behind the panes."""
         b = self.building
-        for x, ys in ((0.0, (b.depth, 0.0)), (b.width, (0.0, b.depth))):
+        z = np.array([0.0, 0.0, top, top])
+        for side, ys in ((0.0, (b.depth, 0.0)), (b.width, (0.0, b.depth))):
             y = np.array([ys[0], ys[1], ys[1], ys[0]])
-            z = np.array([0.0, 0.0, top, top])
-            self.geometry.quads(self.wall, self.at(x, y, z), np.stack([y, z], -1))
-        x, z = np.array([b.width, 0.0, 0.0, b.width]), np.array([0.0, 0.0, top, top])
+            self.geometry.quads(self.wall, self.at(side, y, z), np.stack([y, z], -1))
+        x = np.array([b.width, 0.0, 0.0, b.width])
         self.geometry.quads(self.wall, self.at(x, b.depth, z), np.stack([x, z], -1))
         core = Material("core", (0.02, 0.02, 0.02))
         size = (b.width - 2 * 0.05, b.depth - CORE_INSET - 0.05, top - 0.1)
@@ -222,10 +222,10 @@ class _House:
             flip = ys[0] > ys[1]
             x = np.array([b.width, 0, 0, b.width]) if flip else np.array([0, b.width, b.width, 0])
             self.geometry.quads(tiles, self.at(x, [ys[0], ys[0], ys[1], ys[1]], [zs[0], zs[0], zs[1], zs[1]]))
-        for x in (0.0, b.width):
-            corners = self.at(x, [0, b.depth, b.depth / 2], [top, top, ridge])
+        for side in (0.0, b.width):
+            corners = self.at(side, [0, b.depth, b.depth / 2], [top, top, ridge])
             uv = np.array([[0, 0], [b.depth, 0], [b.depth / 2, rise]], float)
-            order = [0, 1, 2] if x else [0, 2, 1]
+            order = [0, 1, 2] if side else [0, 2, 1]
             self.geometry.polygon(self.wall, corners[order], uv[order])
         chimney = Material("brick0", (1, 1, 1), ("brick", 0), 3.0, mottled=True)
         for _ in range(rng.integers(0, 3)):

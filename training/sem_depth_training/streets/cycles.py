@@ -14,12 +14,13 @@ from typing import Any
 import bpy
 import numpy as np
 import numpy.typing as npt
-import OpenEXR
-from mathutils import Matrix
+import OpenEXR  # type: ignore[import-not-found, unused-ignore]
+from mathutils import Matrix  # type: ignore[import-not-found, unused-ignore]
 
 from . import models
 from .geometry import Geometry, Material
 from .layout import PlacedModel, StreetLayout
+from .lidar import RingBlock
 from .street import lamp_head
 from .textures import texture_file
 from .views import View
@@ -294,20 +295,21 @@ class CyclesStreet:
     def lidar(
         self,
         pose: npt.NDArray[np.float64],
-        top: float,
-        bottom: float,
-        rings: int,
-        left: float,
-        right: float,
+        block: RingBlock,
+        half_angle: float,
         columns: int,
+        zero: tuple[float, float] = (0.0, 0.0),
     ) -> Returns:
-        """Cast rings x columns rays from ``pose`` (world from LiDAR, 4x4; x forward, z up), equal angles apart.
+        """Cast the rays of a ring block from ``pose`` (world from LiDAR, 4x4; x forward, z up).
 
-        ``top`` and ``bottom`` are the elevations of the first and last ring, ``left`` and ``right`` the azimuths
-        of the first and last column (radians, positive up and to the left).
+        ``columns`` azimuths, equally spaced, from ``half_angle`` (radians) on the left to as much on the right.
+        ``zero`` moves all rays, to the right and up, by shares of the sector and of the block's height.
         """
         camera = self._camera.data
+        top, bottom, rings = np.radians(block.top), np.radians(block.bottom), block.rings
+        left, right = half_angle, -half_angle
         step_v, step_h = (top - bottom) / (rings - 1), (left - right) / (columns - 1)
+        camera.shift_x, camera.shift_y = zero
         camera.type, camera.panorama_type = "PANO", "EQUIRECTANGULAR"
         camera.latitude_min, camera.latitude_max = bottom - step_v / 2, top + step_v / 2
         # Cycles counts longitude to the right.
@@ -329,6 +331,7 @@ class CyclesStreet:
         """Mean radiance (3,) of the sky just above the horizon: the colour of the air between here and there."""
         camera = self._camera.data
         camera.type, camera.panorama_type = "PANO", "EQUIRECTANGULAR"
+        camera.shift_x = camera.shift_y = 0.0
         camera.latitude_min, camera.latitude_max = 0.0, float(np.radians(8))
         camera.longitude_min, camera.longitude_max = -np.pi, np.pi
         upright = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1.0]]) @ OPTICAL_TO_BLENDER

@@ -44,6 +44,8 @@ class DrivePlan:
     exposure: float = 1.15  # one for the whole drive, as a camera's held exposure
     lidar_half_angle: float = 50.0  # degrees to both sides of straight ahead; the rest is left out for size
     lidar_columns: int = 200  # over that sector
+    # A scanner's rays lie a little off its nominal angles: here 0.9 degrees in azimuth, 0.4 of a ring in elevation
+    lidar_zero: tuple[float, float] = (0.008808937198067687, -0.013020833333333334)
     curvature: float = -1 / 420  # 1/m
 
     def layout(self) -> StreetLayout:

@@ -60,6 +60,7 @@ def render_set(frames: int, out: Path, workers: int, seed: int, cache: Path, pyt
     require_bpy(python)
     out.mkdir(parents=True, exist_ok=True)
     _claim_seed(out, seed)
+    _stop_on_sigterm()
     models.fetch(cache)
     replace_text(out / "ATTRIBUTION.txt", "\n".join(models.attributions()) + "\n")
     plans = [FramePlan.sample(seed, number) for number in range(frames)]
@@ -123,6 +124,16 @@ def require_bpy(python: Path) -> None:
         )
 
 
+def _stop_on_sigterm() -> None:
+    """Let ``kill`` stop us as Ctrl-C does: workers ended, index written."""
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
+
+
 def _claim_seed(out: Path, seed: int) -> None:
     path = out / "seed.json"
     if path.exists():
@@ -150,7 +161,10 @@ class Job:
 
 
 def run_workers(job: Job, numbers: Sequence[int], workers: int, batch: int) -> Iterator[int]:
-    """Yield frame numbers as they are done, ``batch`` to a process. Workers stop with us, however we stop."""
+    """Yield frame numbers as they are done, ``batch`` to a process.
+
+    Workers are ended with us; should we be killed outright, each ends after its frame, on the broken pipe.
+    """
     batches: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
     for start in range(0, len(numbers), batch):
         batches.put(numbers[start : start + batch])
@@ -160,8 +174,10 @@ def run_workers(job: Job, numbers: Sequence[int], workers: int, batch: int) -> I
 
     def work() -> None:
         try:
-            while not (stopping.is_set() or batches.empty()):
-                _run_batch(job, batches.get(), done, running)
+            while not stopping.is_set():
+                _run_batch(job, batches.get_nowait(), done, running)
+            done.put(None)
+        except queue.Empty:
             done.put(None)
         except Exception as error:
             done.put(error)

@@ -40,7 +40,7 @@ def _fractal(rng: np.random.Generator, octaves: tuple[int, ...], fall: float = 0
         start = int(2 * scale)
         total += amplitude * fine[start : start + size, start : start + size]
         amplitude *= fall
-    return ((total - total.mean()) / total.std()).astype(np.float32)
+    return np.asarray((total - total.mean()) / total.std(), np.float32)
 
 
 def _grain(rng: np.random.Generator, size: int = SIZE) -> Image:
@@ -98,7 +98,7 @@ def grass(rng: np.random.Generator) -> Image:
     blades = cv2.GaussianBlur(_grain(rng), (1, 9), 1.5) * 2
     brightness = 1 + 0.1 * _fractal(rng, (4, 8, 16, 32)) + 0.2 * blades + 0.1 * _grain(rng)
     dryness = 0.12 * _fractal(rng, (2, 4, 8, 16))[..., None] * np.array([1, 0.4, 0.2], np.float32)
-    return (brightness[..., None] * colour * (1 + dryness)).astype(np.float32)
+    return np.asarray(brightness[..., None] * colour * (1 + dryness), np.float32)
 
 
 def plaster(rng: np.random.Generator) -> Image:
@@ -170,7 +170,7 @@ def window(rng: np.random.Generator) -> Image:
     elif kind == 2:
         slats = (0.7 + 0.15 * np.sign(np.sin(2 * np.pi * y * 24)))[..., None]
         room = np.where((y < rng.uniform(0.2, 0.9))[..., None], cloth * slats, room)
-    return room.astype(np.float32)
+    return np.asarray(room, np.float32)
 
 
 def shopwindow(rng: np.random.Generator) -> Image:
@@ -184,7 +184,7 @@ def shopwindow(rng: np.random.Generator) -> Image:
         grey = rng.uniform(0.06, 0.5)
         image[top : top + height, left : left + width] = grey * (1 + rng.uniform(-0.35, 0.35, 3))
     image *= (0.75 + 0.25 * _fractal(rng, (2, 4), size=size))[..., None]
-    return cv2.GaussianBlur(np.clip(image, 0.02, 0.8).astype(np.float32), (0, 0), 2.0)
+    return np.asarray(cv2.GaussianBlur(np.clip(image, 0.02, 0.8).astype(np.float32), (0, 0), 2.0), np.float32)
 
 
 def shopsign(rng: np.random.Generator) -> Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -67,7 +67,7 @@ def add_air(radiance: Image, distance: Image, ray_elevation: Image, airlight: Im
     if visibility > 2000:  # clear air: the sky as rendered already contains it
         path = np.where(np.isfinite(distance), distance, 0.0)
     transmission = np.exp(-3.912 * path / visibility)[..., None]
-    return (radiance * transmission + airlight * (1 - transmission)).astype(np.float32)
+    return np.asarray(radiance * transmission + airlight * (1 - transmission), np.float32)
 
 
 def exposure_for(radiance: Image, key: float) -> float:
@@ -87,9 +87,8 @@ def develop(radiance: Image, exposure: float) -> Image:
 def bloom(radiance: Image, amount: float = 0.3) -> Image:
     """Glow of lamps at night."""
     bright = np.maximum(radiance - np.percentile(radiance, 98), 0)
-    return (
-        radiance + amount * (cv2.GaussianBlur(bright, (0, 0), 3) + 0.5 * cv2.GaussianBlur(bright, (0, 0), 12))
-    ).astype(np.float32)
+    glow = cv2.GaussianBlur(bright, (0, 0), 3) + 0.5 * cv2.GaussianBlur(bright, (0, 0), 12)
+    return np.asarray(radiance + amount * glow, np.float32)
 
 
 def rain_streaks(image: Image, rng: np.random.Generator) -> Image:
@@ -117,9 +116,9 @@ def lens_and_sensor(image: Image, rng: np.random.Generator, noise: float) -> npt
     height, width = image.shape[:2]
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     radius = ((x - width / 2) ** 2 + (y - height / 2) ** 2) / width**2
-    image = image * (1 - rng.uniform(0, 0.5) * radius)[..., None] * (1 + rng.normal(0, 0.02, 3))
+    picture: npt.NDArray[Any] = image * (1 - rng.uniform(0, 0.5) * radius)[..., None] * (1 + rng.normal(0, 0.02, 3))
     if rng.random() < 0.5:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.8))
+        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 0.8))
     fringe = rng.uniform(-0.0006, 0.0006)  # red and blue scaled apart about the centre
     channels = []
     for channel, scale in enumerate((1 + fringe, 1.0, 1 - fringe)):
@@ -127,9 +126,9 @@ def lens_and_sensor(image: Image, rng: np.random.Generator, noise: float) -> npt
         warp = np.array([[scale, 0, centre[0]], [0, scale, centre[1]]])
         channels.append(
             cv2.warpAffine(
-                image[..., channel], warp, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+                picture[..., channel], warp, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
             )
         )
-    image = np.stack(channels, -1)
-    image = image + rng.standard_normal(image.shape) * noise * (0.5 + np.sqrt(np.clip(image, 0, 1)))
-    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
+    picture = np.stack(channels, -1)
+    picture = picture + rng.standard_normal(picture.shape) * noise * (0.5 + np.sqrt(np.clip(picture, 0, 1)))
+    return np.asarray(np.clip(picture, 0, 1) * 255, np.uint8)

@@ -79,12 +79,7 @@ def render_drive(street: CyclesStreet, plan: DrivePlan, frames: list[int], out: 
         image = develop(render_radiance(street, view, weather.visibility, depth), plan.exposure)
         pose = plan.base_pose(layout, frame) @ plan.base_from_lidar
         side = np.radians(plan.lidar_half_angle)
-        sweeps = [
-            street.lidar(
-                pose, np.radians(block.top), np.radians(block.bottom), block.rings, side, -side, plan.lidar_columns
-            )
-            for block in lidar.HDL_64E
-        ]
+        sweeps = [street.lidar(pose, block, side, plan.lidar_columns, plan.lidar_zero) for block in lidar.HDL_64E]
         world = np.concatenate([sweep.points for sweep in sweeps]).astype(np.float64)
         points = (world - pose[:3, 3]) @ pose[:3, :3]
         intensity = np.concatenate([sweep.intensity for sweep in sweeps])
