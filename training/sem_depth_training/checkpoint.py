@@ -7,7 +7,7 @@ import torch
 
 from sem_depth_training.config import FitConfig
 from sem_depth_training.models.depth_network import DepthNetwork
-from sem_depth_training.models.presets import compact
+from sem_depth_training.networks import network_for
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -46,6 +46,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def network_of(state: dict[str, Any]) -> tuple[DepthNetwork, FitConfig]:
     """The network with averaged weights, in evaluation mode, and the configuration that trained it."""
     config = FitConfig.model_validate(state["config"])
-    network = compact(config.conditioning)
+    network = network_for(config)
     network.load_state_dict(state["average"])
     return network.eval(), config

@@ -3,13 +3,15 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sem_depth_training.data.augmentation import AugmentationConfig
 from sem_depth_training.losses import LossWeights
+from sem_depth_training.models.paper import SEECODER_SIZE
+from sem_depth_training.models.paper_semantics import Conditioning
 from sem_depth_training.models.presets import CompactConditioning
 
 
@@ -53,6 +55,23 @@ class AutoencoderConfig(_Strict):
     learning_rate: Rate = 2e-3
 
 
+class PaperConfig(_Strict):
+    """The paper-size network: where its public weights are (`fetch-weights` prints the paths), and its settings.
+
+    `stable_diffusion` is a diffusers folder or a single file, `seecoder` a released file, `clip` a transformers folder.
+    `prompts` describe the scenes of text conditioning. `shrunken` makes every part small, to try things out.
+    """
+
+    stable_diffusion: Path
+    seecoder: Path | None = None
+    clip: Path | None = None
+    prompts: Annotated[list[str], Field(min_length=1)] = ["a photo of a street", "a photo of a road outside town"]
+    seecoder_size: tuple[Positive, Positive] = SEECODER_SIZE
+    timestep: Annotated[int, Field(ge=0, le=999)] = 1
+    gradient_checkpointing: bool = True
+    shrunken: bool = False
+
+
 class BundleConfig(_Strict):
     """What `export` writes about the trained network; the rest of the manifest is measured."""
 
@@ -61,13 +80,15 @@ class BundleConfig(_Strict):
     weights_licence: str
     inputs: Annotated[list[tuple[Positive, Positive]], Field(min_length=1)] = [(192, 640), (320, 480)]
     depth_range: tuple[float, float] = (0.5, 80.0)
+    precision: Literal["float32", "float16"] = "float32"
 
 
 class FitConfig(_Strict):
     """One training run."""
 
-    preset: Literal["compact"] = "compact"
-    conditioning: CompactConditioning = "seecoder"
+    preset: Literal["compact", "paper"] = "compact"
+    conditioning: Conditioning = "seecoder"
+    paper: PaperConfig | None = None
     seed: int = 0
     steps: Positive
     batch_size: Positive = 8
@@ -91,6 +112,16 @@ class FitConfig(_Strict):
     data: Annotated[list[SourceConfig], Field(min_length=1)]
     validation: ValidationConfig | None = None
     bundle: BundleConfig
+
+    @model_validator(mode="after")
+    def _preset_complete(self) -> "FitConfig":
+        if (self.preset == "paper") != (self.paper is not None):
+            raise ValueError("preset paper needs the section paper, and only it has one")
+        if self.preset == "compact" and self.conditioning not in get_args(CompactConditioning):
+            raise ValueError(
+                f"conditioning {self.conditioning}: the compact preset has {', '.join(get_args(CompactConditioning))}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sizes_divisible(self) -> "FitConfig":

@@ -56,9 +56,7 @@ def size_effects(
     return effects
 
 
-def _tokens(
-    seecoder: SeeCoder, frames: Sequence[npt.NDArray[np.uint8]], size: tuple[int, int]
-) -> tuple[Tensor, int]:
+def _tokens(seecoder: SeeCoder, frames: Sequence[npt.NDArray[np.uint8]], size: tuple[int, int]) -> tuple[Tensor, int]:
     """Tokens of each frame in one row, and the operations they took."""
     encoder = SeeCoderTokens(seecoder, size).eval().requires_grad_(False)
     counter = FlopCounterMode(display=False)

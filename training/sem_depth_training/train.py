@@ -25,7 +25,8 @@ from sem_depth_training.evaluate import frame_metrics, network_predictor
 from sem_depth_training.losses import Target, loss_terms, total_loss
 from sem_depth_training.models.autoencoder import ImageAutoencoder
 from sem_depth_training.models.depth_network import DepthNetwork
-from sem_depth_training.models.presets import CANONICAL_RANGE, compact
+from sem_depth_training.models.presets import CANONICAL_RANGE
+from sem_depth_training.networks import is_pretrained, network_for
 
 AUTOENCODER = "latent_encoder.pt"
 _SKY_DISTANCE = 120.0  # metres; safely beyond what a robot is told of
@@ -55,8 +56,7 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
     batches = BatchesByStep(
         mixture, config.sizes, config.batch_size, config.augmentation, config.seed, accelerator.process_index
     )
-    network = compact(config.conditioning, pretrained=True)
-    network.semantic_encoder.backbone.freeze(config.frozen_backbone_blocks)
+    network = network_for(config, pretrained=True)
     optimizer = torch.optim.AdamW(_parameter_groups(network, config), weight_decay=config.weight_decay)
     average = WeightAverage(network, config.ema_decay)
     checkpoint = output / CHECKPOINT
@@ -64,7 +64,7 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
     if checkpoint.exists():
         step = _restore(checkpoint, config, network, optimizer, average)
         console.print(f"resuming {checkpoint} at step {step}")
-    else:
+    elif config.preset == "compact":  # at paper size the latent encoder is Stable Diffusion's
         frozen = output / AUTOENCODER
         with accelerator.main_process_first():  # the others find it made
             if not frozen.exists():
@@ -180,7 +180,7 @@ def _parameter_groups(network: DepthNetwork, config: FitConfig) -> list[dict[str
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
-        peak = config.backbone_learning_rate if ".backbone." in name else config.learning_rate
+        peak = config.backbone_learning_rate if is_pretrained(config.preset, name) else config.learning_rate
         decays = parameter.ndim > 1 and "embed" not in name and "query" not in name
         groups.setdefault((peak, decays), []).append(parameter)
     return [
@@ -202,7 +202,7 @@ def _schedule(config: FitConfig) -> Callable[[int], float]:
 
 
 def _averaged(network: DepthNetwork, average: WeightAverage, config: FitConfig) -> DepthNetwork:
-    copy = compact(config.conditioning).to(next(network.parameters()).device)
+    copy = network_for(config).to(next(network.parameters()).device)
     copy.load_state_dict(average.state)
     return copy.eval()
 

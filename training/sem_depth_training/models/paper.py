@@ -16,7 +16,12 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig
 
-from sem_depth_training.models.checkpoints import load_clip_vision, load_seecoder, load_stable_diffusion
+from sem_depth_training.models.checkpoints import (
+    CheckpointError,
+    load_clip_vision,
+    load_seecoder,
+    load_stable_diffusion,
+)
 from sem_depth_training.models.depth_decoder import DepthDecoder
 from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.models.paper_semantics import (
@@ -166,7 +171,7 @@ def load_public_weights(
     """Load the public checkpoints into the parts that have them; decoder, image stem and projections stay fresh.
 
     ``stable_diffusion`` is a diffusers folder or a single file, ``seecoder`` a released file, ``clip`` a transformers
-    folder. Raises CheckpointError where a file does not fit, ValueError where one is needed and not given.
+    folder. Raises CheckpointError where a file does not fit, or is needed and not given.
     """
     latent_encoder, unet = network.latent_encoder, network.unet
     if not isinstance(latent_encoder, LatentEncoder) or not isinstance(unet, SinglePassUNet):
@@ -175,11 +180,11 @@ def load_public_weights(
     tokens = network.semantic_encoder.tokens
     if isinstance(tokens, SeeCoderTokens):
         if seecoder is None:
-            raise ValueError("conditioning on SeeCoder needs its checkpoint: give the path of the file")
+            raise CheckpointError("conditioning on SeeCoder needs its checkpoint: give the path of the file")
         load_seecoder(tokens.seecoder, seecoder)
     elif isinstance(tokens, ClipTokens):
         if clip is None:
-            raise ValueError("conditioning on CLIP needs its image encoder: give the transformers folder")
+            raise CheckpointError("conditioning on CLIP needs its image encoder: give the transformers folder")
         tokens.vision.load_state_dict(load_clip_vision(clip).state_dict())
 
 

@@ -1,0 +1,70 @@
+"""The network that a training configuration asks for."""
+
+from typing import cast
+
+import torch
+
+from sem_depth_training.config import FitConfig, PaperConfig
+from sem_depth_training.models.checkpoints import CheckpointError
+from sem_depth_training.models.depth_network import DepthNetwork
+from sem_depth_training.models.paper import PAPER, SHRUNKEN, load_public_weights, paper_network
+from sem_depth_training.models.paper_semantics import text_tokens
+from sem_depth_training.models.presets import CompactConditioning, compact
+from sem_depth_training.models.semantic_encoder import CompactSemanticEncoder
+from sem_depth_training.models.unet import SinglePassUNet
+
+_TEXT_TOKENS = 77  # of CLIP's text encoder
+_PRETRAINED_PARTS = {
+    "compact": ("semantic_encoder.backbone.",),
+    "paper": ("unet.", "semantic_encoder.tokens.seecoder.", "semantic_encoder.tokens.vision."),
+}
+
+
+def network_for(config: FitConfig, pretrained: bool = False) -> DepthNetwork:
+    """The network of the configuration, with the pretrained weights it starts from or with none to be loaded into.
+
+    Raises CheckpointError where public weights do not fit or are not named.
+    """
+    if config.preset == "compact":
+        network = compact(cast(CompactConditioning, config.conditioning), pretrained)
+        if pretrained:
+            cast(CompactSemanticEncoder, network.semantic_encoder).backbone.freeze(config.frozen_backbone_blocks)
+        return network
+    assert config.paper is not None, "FitConfig checks it"
+    return _paper(config, config.paper, pretrained)
+
+
+def is_pretrained(preset: str, parameter: str) -> bool:
+    """Whether the parameter of that name starts from public weights, and so trains at the lower rate."""
+    return parameter.startswith(_PRETRAINED_PARTS[preset])
+
+
+def _paper(config: FitConfig, settings: PaperConfig, pretrained: bool) -> DepthNetwork:
+    shape = SHRUNKEN if settings.shrunken else PAPER
+    tokens = None
+    if config.conditioning == "text":
+        if pretrained and not settings.stable_diffusion.is_dir():
+            raise CheckpointError(
+                f"{settings.stable_diffusion}: text conditioning needs Stable Diffusion's text encoder, expected a "
+                "diffusers folder"
+            )
+        blank = torch.zeros(_TEXT_TOKENS, shape.unet["cross_attention_dim"])
+        tokens = text_tokens(settings.stable_diffusion, settings.prompts) if pretrained else blank
+    network = paper_network(
+        config.conditioning,
+        seecoder_size=settings.seecoder_size,
+        timestep=settings.timestep,
+        text_tokens=tokens,
+        shape=shape,
+    )
+    if pretrained:
+        load_public_weights(
+            network,
+            stable_diffusion=settings.stable_diffusion,
+            seecoder=settings.seecoder,
+            clip=settings.clip,
+            shape=shape,
+        )
+        if settings.gradient_checkpointing:
+            cast(SinglePassUNet, network.unet).unet.enable_gradient_checkpointing()
+    return network
