@@ -47,7 +47,7 @@ def test_every_encoding_gives_the_picture_back(
     assert decoded.shape == rgb.shape
     assert decoded.dtype == np.uint8
     # Inside each half: a Bayer pattern mixes neighbours at the seam. YUV of 8 bits loses up to 2 levels.
-    tolerance = 3 if encoding.startswith(("yuv", "uyvy", "nv")) else 0
+    tolerance = 3 if encoding.startswith(("yuv", "yuyv", "uyvy", "nv")) else 0
     for columns in (slice(1, width // 2 - 1), slice(width // 2 + 1, width - 1)):
         difference = decoded[:, columns].astype(int) - expected(rgb, encoding)[:, columns]
         assert np.abs(difference).max() <= tolerance
