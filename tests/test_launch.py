@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -93,16 +94,12 @@ def ros2() -> str:
     return command
 
 
-@pytest.fixture
-def launched(ros2: str, tiny_bundle: ModelBundle) -> Iterator[int]:
-    """The launch file, started with arguments; its ROS domain."""
+@contextlib.contextmanager
+def launched(ros2: str, file: str, *arguments: str) -> Iterator[int]:
+    """A launch file, started with arguments; its ROS domain."""
     domain = free_domain()
-    arguments = (
-        f"bundle:={tiny_bundle.folder}", "engine:=onnxruntime", "image:=/camera/image_raw",
-        "camera_info:=/camera/camera_info", "namespace:=front", "shared_memory:=true",
-    )  # fmt: skip
     process = subprocess.Popen(
-        [sys.executable, ros2, "launch", "sem_depth_node", "sem_depth.launch.py", *arguments],
+        [sys.executable, ros2, "launch", "sem_depth_node", file, *arguments],
         env={**os.environ, "ROS_DOMAIN_ID": str(domain)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -118,8 +115,15 @@ def launched(ros2: str, tiny_bundle: ModelBundle) -> Iterator[int]:
     assert "Traceback" not in said
 
 
-def test_launch_starts_the_node_with_what_it_was_told(launched: int) -> None:
-    with bench(launched, node="/front/sem_depth", namespace="/front") as robot:
+def test_launch_starts_the_node_with_what_it_was_told(ros2: str, tiny_bundle: ModelBundle) -> None:
+    arguments = (
+        f"bundle:={tiny_bundle.folder}", "engine:=onnxruntime", "image:=/camera/image_raw",
+        "camera_info:=/camera/camera_info", "namespace:=front", "shared_memory:=true",
+    )  # fmt: skip
+    with (
+        launched(ros2, "sem_depth.launch.py", *arguments) as domain,
+        bench(domain, node="/front/sem_depth", namespace="/front") as robot,
+    ):
         wait_for(lambda: robot.ros.count_subscribers("/camera/image_raw"), "the node", patience=60)
         robot.camera("/camera/image_raw", "/camera/camera_info")
         robot.listen_to_all()
@@ -129,16 +133,43 @@ def test_launch_starts_the_node_with_what_it_was_told(launched: int) -> None:
         assert robot.state() == "active"
 
 
-def test_every_launch_argument_is_described(ros2: str) -> None:
+def test_launch_starts_several_cameras_on_one_node(ros2: str, tiny_bundle: ModelBundle) -> None:
+    arguments = (
+        f"bundle:={tiny_bundle.folder}", "engine:=onnxruntime", "cameras:=front, left", "namespace:=rig",
+        "image:=/drivers/{camera}/image_raw", "lidar:=/points", "shared_memory:=false",
+    )  # fmt: skip
+    with launched(ros2, "multi_camera.launch.py", *arguments) as domain:
+        for camera in ("front", "left"):
+            with bench(domain, node="/rig/sem_depth", namespace=f"/rig/{camera}") as robot:
+                image, info = f"/drivers/{camera}/image_raw", f"/rig/{camera}/camera_info"
+                wait_for(lambda r=robot, image=image: r.ros.count_subscribers(image), "the node", patience=60)
+                robot.camera(image, info)
+                robot.listen("depth/image")
+                wait_for(lambda r=robot, c=camera: r.ros.count_publishers(f"/rig/{c}/depth/image"), "the output")
+                robot.show(image_message(STAMP), info_message(STAMP))
+                depth = plane(robot.output("depth/image", STAMP))
+                assert depth[0, 0] == pytest.approx(metric_depth(LEFT[0]), rel=1e-6)
+                _, values = robot.diagnosis("cameras", lambda status, values: True)
+                assert values.keys() == {"front", "left"}
+                assert robot.ros.count_subscribers("/points") == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "asked_for"),
+    [
+        ("sem_depth.launch.py", {"image", "camera_info", "compressed", "bundle", "engine", "rviz", "namespace"}),
+        ("multi_camera.launch.py", {"cameras", "image", "camera_info", "compressed", "bundle", "engine", "lidar"}),
+    ],
+)
+def test_every_launch_argument_is_described(ros2: str, file: str, asked_for: set[str]) -> None:
     said = subprocess.run(
-        [sys.executable, ros2, "launch", "sem_depth_node", "sem_depth.launch.py", "-s"],
+        [sys.executable, ros2, "launch", "sem_depth_node", file, "-s"],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
     named = set(re.findall(r"^    '(\w+)':$", said, re.M))
-    asked_for = {"image", "camera_info", "compressed", "bundle", "engine", "rviz", "namespace", "use_sim_time"}
-    assert asked_for | {"autostart", "params_file", "shared_memory"} <= named
+    assert asked_for | {"use_sim_time", "autostart", "params_file", "shared_memory"} <= named
     assert "No description given" not in said
 
 
