@@ -32,6 +32,23 @@ def fit(
     run(read_config(config), output)
 
 
+@app.command("stereo-labels")
+def stereo_labels(
+    index: Annotated[Path, typer.Argument(help="index.csv with stereo pairs, images NAMEl.jpg and NAMEr.jpg.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the completed index.csv.")],
+    baseline: Annotated[float, typer.Option(help="Metres between the cameras.")] = 0.533,
+    split: Annotated[str, typer.Option(help="Split of the index.")] = "train",
+) -> None:
+    """Complete sparse depth from stereo pairs, and mark the sky; the result is one more index to train on."""
+    from rich.progress import track
+
+    from sem_depth_training.data.stereo import complete_index, stereo_pairs
+
+    pairs = track(stereo_pairs(index, split), "matching")
+    console = Console()
+    console.print(f"{complete_index(pairs, output, baseline)}")
+
+
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A checkpoint.pt of a run, or a bundle's folder (its shipped files).")],
@@ -111,7 +128,7 @@ def fetch_weights(
     """Download the public weights of the paper's network, check them, and say which licence each carries."""
     from sem_depth_training.fetch_weights import fetch_weights as fetch
 
-    paths = dict(entry.split("=", 1) if "=" in entry else (entry, "") for entry in local)
+    paths = {name: path for name, _, path in (entry.partition("=") for entry in local)}
     if unknown := [f"{name}={path}" for name, path in paths.items() if name not in names or not path]:
         raise typer.BadParameter(f"expected NAME=PATH with a NAME that is fetched, found {', '.join(unknown)}")
     console = Console()
@@ -161,12 +178,14 @@ def main() -> None:
     from sem_depth_training.data.frames import DataError
     from sem_depth_training.export import ExportError
     from sem_depth_training.fetch_weights import FetchError
+    from sem_depth_training.models.checkpoints import CheckpointError
 
     try:
         app()
     except (
         ConfigError,
         BundleError,
+        CheckpointError,
         DataError,
         EngineError,
         ExportError,

@@ -96,9 +96,8 @@ def read_index(index: Path, split: str) -> list[Frame]:
 
 def _frame(index: Path, line: int, row: dict[str, str]) -> Frame:
     try:
-        camera = CameraModel(
-            int(row["width"]), int(row["height"]), *(float(row[name]) for name in ("fx", "fy", "cx", "cy"))
-        )
+        fx, fy, cx, cy = (float(row[name]) for name in ("fx", "fy", "cx", "cy"))
+        camera = CameraModel(int(row["width"]), int(row["height"]), fx, fy, cx, cy)
     except (ValueError, TypeError) as error:
         raise DataError(f"{index}: line {line}: {error}") from error
     folder = index.parent

@@ -23,7 +23,7 @@ def guess_sky(image: NDArray[np.uint8], points: DepthPoints) -> NDArray[np.bool_
     np.minimum.at(highest, points.u // _COLUMNS, points.v)
     above = np.arange(height)[:, None] < np.repeat(highest, _COLUMNS)[:width] - 4
     candidates = ((bright | clear) & above).astype(np.uint8)
-    candidates = cv2.morphologyEx(candidates, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))  # type: ignore[assignment]
+    candidates = cv2.morphologyEx(candidates, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
     count, labels = cv2.connectedComponents(candidates)
     touches_top = np.zeros(count, bool)
     touches_top[np.unique(labels[:3])] = True

@@ -1,0 +1,182 @@
+"""Depth from rectified stereo pairs where the LiDAR does not reach, and the sky that neither sees.
+
+A LiDAR on a roof says nothing of the upper 40 % of a driving image, and a network trained on it alone invents something
+there. The second camera sees it: semi-global matching (Hirschmüller, PAMI 2008; OpenCV's StereoSGBM) with a left-right
+check fills what the LiDAR left open. Measured depth is kept as it is.
+"""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sem_depth_training.data.frames import DataError, Frame, read_index
+
+DISPARITIES = 192
+# Nearer to a LiDAR point than this many pixels, the LiDAR is believed alone.
+_LIDAR_REACH = 31
+# A matching error of a quarter pixel is then at most 8 % of depth.
+_MIN_DISPARITY = 3.0
+_MAX_LEFT_RIGHT_DIFFERENCE = 1.0
+# Contrast in grey levels below which matching only spreads what its neighbours say, over a sky most of all.
+_MIN_CONTRAST = 12
+# Stereo fills every second pixel of every second row: training sees images at half the size or less.
+_STRIDE = 2
+
+
+def complete_index(pairs: Iterable[tuple[Frame, Frame]], output: Path, baseline: float) -> Path:
+    """Write an index of stereo pairs, their depth completed and their sky marked; all of it is of split "train".
+
+    Args:
+        pairs: (left, right) frames, rectified, as from `stereo_pairs`.
+        output: folder of the new index.csv, its depth and sky images; the camera images stay where they are.
+        baseline: distance of the two cameras in metres (KITTI colour cameras: 0.533).
+
+    Returns:
+        The new index.csv.
+
+    Raises:
+        DataError: there are no pairs, or a file of theirs is unreadable.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, object]] = []
+    for number, (left, right) in enumerate(pairs):
+        left_image, right_image = left.read_image(), right.read_image()
+        disparities = match(left_image, right_image)
+        for frame, image, disparity in zip((left, right), (left_image, right_image), disparities, strict=True):
+            depth = frame.read_depth()
+            found = disparity >= _MIN_DISPARITY
+            open_to_stereo = cv2.dilate((depth > 0).astype(np.uint8), np.ones((_LIDAR_REACH,) * 2, np.uint8)) == 0
+            fill = np.zeros_like(found)
+            fill[::_STRIDE, ::_STRIDE] = (found & open_to_stereo)[::_STRIDE, ::_STRIDE]
+            depth[fill] = np.float32(frame.camera.fx * baseline) / disparity[fill]
+            name = f"{number:05d}{'l' if frame is left else 'r'}"
+            _write(output / f"{name}.png", (depth * 256).round().clip(0, 65535).astype(np.uint16))
+            _write(output / f"{name}_sky.png", sky_mask(image, found | (depth > 0)).astype(np.uint8) * 255)
+            rows.append(_row(frame, name))
+    if not rows:
+        raise DataError(f"{output}: no stereo pairs to complete, expected at least one")
+    target = output / "index.csv"
+    with target.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return target
+
+
+def stereo_pairs(index: Path, split: str) -> list[tuple[Frame, Frame]]:
+    """The (left, right) frames of an index that show the same moment: same sequence, same name but for the l or r.
+
+    Raises:
+        DataError: there are none, or the index cannot be read.
+    """
+    frames = {str(frame.image): frame for frame in read_index(index, split)}
+    pairs = [
+        (frames[left], frames[right])
+        for left in sorted(frames)
+        if left.endswith("l.jpg") and (right := left.removesuffix("l.jpg") + "r.jpg") in frames
+    ]
+    if not pairs:
+        raise DataError(f"{index}: no stereo pairs in split {split!r}; expected images NAMEl.jpg and NAMEr.jpg")
+    return pairs
+
+
+def match(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Disparity of each image of a rectified pair, RGB uint8 [H, W, 3]: pixels, float32 [H, W], 0 where unknown.
+
+    Both directions are matched; only where they agree within a pixel, and there is something to match, is an answer.
+    """
+    grey = [_grey(image) for image in (left, right)]
+    of_left = _semi_global(grey[0], grey[1])
+    of_right = _semi_global(grey[1][:, ::-1], grey[0][:, ::-1])[:, ::-1]
+    answers = _agreed(of_left, of_right, -1), _agreed(of_right, of_left, 1)
+    for answer, image in zip(answers, grey, strict=True):
+        answer[_contrast(image) < _MIN_CONTRAST] = 0
+    return answers
+
+
+def sky_mask(image: NDArray[np.uint8], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels that are sky beyond doubt, bool [H, W]: blue or blown out, smooth, far from anything measured, and joined
+    to the upper border. It misses grey skies rather than take a white wall for one.
+
+    Args:
+        image: RGB uint8 [H, W, 3].
+        known: bool [H, W], where something was measured.
+    """
+    red, green, blue = (image[..., channel].astype(np.int16) for channel in range(3))
+    blown_out = np.minimum(np.minimum(red, green), blue) >= 250
+    is_blue = (blue >= 120) & (blue - red >= 20)
+    smooth = _contrast(_grey(image)) < _MIN_CONTRAST
+    near_something = cv2.dilate(_without_specks(known), np.ones((15, 15), np.uint8)) > 0
+    candidates = ((blown_out | is_blue) & smooth & ~near_something).astype(np.uint8)
+    _, labels = cv2.connectedComponents(candidates)
+    at_the_top = np.setdiff1d(np.unique(labels[:2]), [0])
+    return np.isin(labels, at_the_top)
+
+
+def _grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _contrast(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Range of grey levels around each pixel, after a little smoothing."""
+    smoothed = cv2.GaussianBlur(grey, (5, 5), 0)
+    return cv2.morphologyEx(smoothed, cv2.MORPH_GRADIENT, np.ones((9, 9), np.uint8))  # type: ignore[return-value]
+
+
+def _without_specks(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Matching finds a chance disparity here and there in a sky; things are larger."""
+    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))  # type: ignore[return-value]
+
+
+def _semi_global(reference: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float32]:
+    window = 5
+    matcher = cv2.StereoSGBM.create(
+        minDisparity=0,
+        numDisparities=DISPARITIES,
+        blockSize=window,
+        P1=8 * window**2,
+        P2=32 * window**2,
+        uniquenessRatio=10,
+        speckleWindowSize=150,
+        speckleRange=2,
+        mode=cv2.STEREO_SGBM_MODE_SGBM_3WAY,
+    )
+    # Padded, because the matcher leaves as many columns unanswered at the left as it has disparities.
+    padded = [cv2.copyMakeBorder(side, 0, 0, DISPARITIES, 0, cv2.BORDER_REPLICATE) for side in (reference, other)]
+    return matcher.compute(padded[0], padded[1])[:, DISPARITIES:].astype(np.float32) / np.float32(16)
+
+
+def _agreed(disparity: NDArray[np.float32], of_other: NDArray[np.float32], sign: int) -> NDArray[np.float32]:
+    columns = np.arange(disparity.shape[1], dtype=np.float32)[None, :] + sign * disparity
+    rows = np.repeat(np.arange(disparity.shape[0], dtype=np.float32)[:, None], disparity.shape[1], axis=1)
+    opposite = cv2.remap(of_other, columns, rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=-1)
+    agree = (disparity > 0) & (np.abs(opposite - disparity) <= _MAX_LEFT_RIGHT_DIFFERENCE)
+    return np.where(agree, disparity, np.float32(0))
+
+
+def _row(frame: Frame, name: str) -> dict[str, object]:
+    camera = frame.camera
+    return {
+        "split": "train",
+        "sequence": frame.sequence,
+        "image": str(frame.image.resolve()),
+        "depth": f"{name}.png",
+        "sky": f"{name}_sky.png",
+        "fx": camera.fx,
+        "fy": camera.fy,
+        "cx": camera.cx,
+        "cy": camera.cy,
+        "width": camera.width,
+        "height": camera.height,
+        "gt_kind": "lidar and stereo",
+        "licence": frame.licence,
+    }
+
+
+def _write(path: Path, image: NDArray[np.integer]) -> None:
+    if not cv2.imwrite(str(path), image):
+        raise DataError(f"{path}: cannot be written; is the disk full?")
