@@ -18,6 +18,8 @@ PAINTS: tuple[tuple[float, float, float], ...] = (
     (0.2, 0.21, 0.22), (0.33, 0.33, 0.34), (0.3, 0.015, 0.02), (0.015, 0.035, 0.14), (0.03, 0.09, 0.22),
     (0.42, 0.39, 0.3), (0.02, 0.07, 0.04), (0.12, 0.05, 0.03), (0.5, 0.2, 0.02),
 )  # fmt: skip
+LAND_REACH: dict[Style, float] = {"city": 60.0, "residential": 80.0, "country": 170.0, "highway": 170.0}  # metres
+DITCH = 0.25  # metres that land without a kerb lies below the road's edge
 VEHICLE_GAP = 1.0  # least metres between bumpers of cars that drive or stand one behind the other
 
 
@@ -157,6 +159,19 @@ class StreetLayout:
     @property
     def ego_offset(self) -> float:
         return self.section.lane_offset(self.ego_lane)
+
+    def land_height(self, station: npt.ArrayLike, offset: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Height of the land beyond the edge over the edge itself, metres: waves that grow with the distance."""
+        station, offset = np.broadcast_arrays(np.asarray(station, float), np.asarray(offset, float))
+        beyond = np.clip(np.abs(offset) - self.section.edge, 0.0, None)
+        height = np.zeros(beyond.shape) if self.section.pavement else -DITCH * np.clip(beyond / 1.5, 0.0, 1.0)
+        for side in (-1, 1):
+            rng = np.random.default_rng([self.seed, side + 1, 0x1A4D])
+            length, phase = rng.uniform([40, 80, 150], [80, 150, 300]), rng.uniform(0, 2 * np.pi, 3)
+            waves = 0.5 + np.sin(2 * np.pi * station[..., None] / length + phase).sum(-1) / 6
+            there = np.sign(offset) == side
+            height = height + there * self.terrain * waves * (beyond / LAND_REACH[self.style]) ** 1.3
+        return height
 
     def present(self, time: float = 0.0) -> list[PlacedModel]:
         """The models in the street at ``time``: a vehicle that has driven off either end is gone."""
@@ -372,7 +387,7 @@ class _Planner:
         species = [BY_NAME[name] for name in names] if names else models_of("tree")
         model = species[self.rng.integers(len(species))]
         turn = self.rng.uniform(0, 2 * np.pi)
-        height = self.layout.section.kerb_height - 0.05 if self.layout.section.pavement else -0.3
+        height = self.layout.section.kerb_height + float(self.layout.land_height(station, offset)) - 0.05
         for shrink in (1.0, 0.75, 0.55):  # a crown that would grow into a house is pruned
             if self._place(PlacedModel(model, station, offset, height, turn, scale * shrink)):
                 return
@@ -405,8 +420,9 @@ class _Planner:
                 )
             for _ in range(rng.integers(0, 15)):
                 station, offset = rng.uniform(0, 120), side * (section.half_width + rng.uniform(2.5, 12))
+                sunk = float(self.layout.land_height(station, offset)) - 0.05
                 bush = PlacedModel(
-                    BY_NAME["Scopia/bush"], station, offset, -0.15, rng.uniform(0, 6.28), rng.uniform(0.6, 1.6)
+                    BY_NAME["Scopia/bush"], station, offset, sunk, rng.uniform(0, 6.28), rng.uniform(0.6, 1.6)
                 )
                 self._place(bush)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from .buildings import add_building
-from .geometry import Array, Geometry, Material
-from .layout import Barrier, Post, StreetLayout
+from .geometry import Geometry, Material
+from .layout import LAND_REACH, Barrier, Post, StreetLayout
 
 POLE = Material("pole", (0.3, 0.31, 0.32), roughness=0.45, metallic=0.6)
 PAINT_LIFT = 0.004  # metres that road paint lies above the asphalt
-LAND_REACH = {"city": 60.0, "residential": 80.0, "country": 170.0, "highway": 170.0}
 
 
 def build_geometry(layout: StreetLayout, *, night: bool = False) -> Geometry:
@@ -60,7 +59,7 @@ def _ground(geometry: Geometry, layout: StreetLayout, rng: np.random.Generator) 
             materials.append(material)
     reach = np.linspace(0, 1, 15)[1:] ** 1.8 * LAND_REACH[layout.style]
     offsets += list(section.edge + reach)
-    heights += [heights[-1] - (0.0 if section.pavement else 0.25)] * len(reach)
+    heights += [heights[-1]] * len(reach)
     materials += [beyond] * len(reach)
 
     stations = road.stations
@@ -68,9 +67,7 @@ def _ground(geometry: Geometry, layout: StreetLayout, rng: np.random.Generator) 
     first_land = len(offsets) - len(reach)
     for side in (1, -1):
         profile = np.tile(np.array(heights), (len(stations), 1))
-        if layout.terrain:
-            waves = _waves(stations, rng)
-            profile[:, first_land:] += layout.terrain * waves[:, None] * (reach / reach[-1])[None] ** 1.3
+        profile[:, first_land:] += layout.land_height(stations[:, None], side * left[None, first_land:])
         points = road.points(stations[:, None], side * left[None], profile)
         uv = np.stack(np.broadcast_arrays(side * left[None], stations[:, None]), -1)
         for column, material in enumerate(materials):
@@ -92,12 +89,6 @@ def _ground(geometry: Geometry, layout: StreetLayout, rng: np.random.Generator) 
 def _grey(rng: np.random.Generator, low: float, high: float) -> tuple[float, float, float]:
     value = rng.uniform(low, high)
     return (value, value, value)
-
-
-def _waves(stations: Array, rng: np.random.Generator) -> Array:
-    """Smooth height of the land along the road, 0..1."""
-    phase, length = rng.uniform(0, 2 * np.pi, 3), rng.uniform([40, 80, 150], [80, 150, 300])
-    return np.asarray(0.5 + np.sin(2 * np.pi * stations[:, None] / length + phase).sum(1) / 6)
 
 
 def _markings(geometry: Geometry, layout: StreetLayout, rng: np.random.Generator) -> None:

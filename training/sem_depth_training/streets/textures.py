@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,11 @@ import numpy.typing as npt
 
 Image = npt.NDArray[np.float32]
 SIZE = 1024
+
+
+def texture_folder(cache: Path) -> Path:
+    """Where drawn tiles are kept: another folder for every version of this file, so that none is ever stale."""
+    return cache / f"textures-{sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
 
 
 def texture_file(name: str, seed: int, folder: Path) -> Path:
@@ -94,10 +100,10 @@ def paving(rng: np.random.Generator) -> Image:
 
 
 def grass(rng: np.random.Generator) -> Image:
-    colour = np.array(_pick(rng, [(0.30, 0.40, 0.16), (0.38, 0.42, 0.2), (0.48, 0.45, 0.28)]), np.float32)
+    colour = np.array(_pick(rng, [(0.32, 0.37, 0.22), (0.37, 0.39, 0.26), (0.46, 0.44, 0.32)]), np.float32)
     blades = cv2.GaussianBlur(_grain(rng), (1, 9), 1.5) * 2
     brightness = 1 + 0.1 * _fractal(rng, (4, 8, 16, 32)) + 0.2 * blades + 0.1 * _grain(rng)
-    dryness = 0.12 * _fractal(rng, (2, 4, 8, 16))[..., None] * np.array([1, 0.4, 0.2], np.float32)
+    dryness = 0.07 * _fractal(rng, (2, 4, 8, 16))[..., None] * np.array([1, 0.4, 0.2], np.float32)
     return np.asarray(brightness[..., None] * colour * (1 + dryness), np.float32)
 
 

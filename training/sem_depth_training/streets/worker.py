@@ -20,6 +20,7 @@ from .cycles import CyclesStreet
 from .drive import DrivePlan
 from .frames import FramePlan, StreetPlan, write_frame
 from .street import build_geometry
+from .textures import texture_folder
 from .views import View
 from .weather import add_air, bloom, develop, exposure_for, lens_and_sensor, rain_streaks
 
@@ -105,7 +106,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         street = CyclesStreet(
             models.fetch(options.cache),
-            options.cache / "textures",
+            texture_folder(options.cache),
             Path(scratch),
             samples=SAMPLES,
             threads=options.threads,
