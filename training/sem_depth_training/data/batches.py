@@ -129,4 +129,6 @@ class _Steps(Sampler[int]):
 
 def batch_loader(batches: BatchesByStep, start: int, stop: int, workers: int) -> DataLoader[Batch]:
     """Batches of the steps start..stop-1, made ahead by `workers` processes (0: when asked for)."""
-    return DataLoader(batches, batch_size=None, sampler=_Steps(start, stop), num_workers=workers)
+    # A generator of its own: otherwise starting to load draws from the random state that a resumed run restored.
+    own = torch.Generator()
+    return DataLoader(batches, batch_size=None, sampler=_Steps(start, stop), num_workers=workers, generator=own)
