@@ -311,18 +311,20 @@ def evaluate(
 
 
 def _print_scores(scores: Scores, title: str) -> None:
+    from rich.columns import Columns
     from rich.table import Table
 
-    table = Table("metric", "mean", title=title, caption=f"{len(scores.frames)} frames; {scores.protocol}")
+    table = Table("metric", "mean")
     for name, value in scores.mean.items():
         table.add_row(name, f"{value:.3f}")
     ranges = Table("measured depth", "pixels", "AbsRel", "RMSE (m)", "bias (m)")
     for part in (part.summary() for part in scores.ranges if part.pixels):
         numbers = (f"{part['abs_rel']:.3f}", f"{part['rmse']:.2f}", f"{part['bias']:+.2f}")
         ranges.add_row(f"{part['from']:g} to {part['to']:g} m", str(part["pixels"]), *numbers)
-    console = Console()
-    console.print(table)
-    console.print(ranges)
+    console = Console(highlight=False)
+    console.print(title, markup=False)
+    console.print(Columns([table, ranges]))
+    console.print(f"{len(scores.frames)} frames; {scores.protocol}")
 
 
 @app.command()

@@ -60,6 +60,15 @@ def test_topics_times_and_pixels(synced: Path) -> None:
         assert [field.name for field in scans[0].fields] == ["x", "y", "z", "intensity"]
         assert scans[0].data.tobytes() == kitti.points().tobytes()
         assert [qos.durability for qos in bag.topics["/tf_static"].qos] == [QosDurability.TRANSIENT_LOCAL]
+        frames = [(t.header.frame_id, t.child_frame_id) for t in bag.first("/tf_static").transforms]
+        assert frames == [
+            ("base_link", "imu_link"),
+            ("imu_link", "velo_link"),
+            ("velo_link", "camera_color_left_optical"),
+            ("velo_link", "camera_color_right_optical"),
+        ]
+        assert images[0].header.frame_id == "camera_color_right_optical"
+        assert scans[0].header.frame_id == "velo_link"
 
 
 @pytest.mark.parametrize(("number", "folder"), [(2, COLOR_LEFT), (3, COLOR_RIGHT)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def report_table(report: DemoReport) -> Table:
     """The demo's numbers for a terminal."""
     caption = None if report.scores is None else f"accuracy: {report.scores.protocol}"
     table = Table(
-        title=f"{report.bag}: {report.camera}, {report.image_size[0]}x{report.image_size[1]}",
+        title=f"{Path(report.bag).name}: {report.camera}, {report.image_size[0]}x{report.image_size[1]}",
         caption=caption,
         show_header=False,
     )

@@ -117,7 +117,7 @@ def image_messages(
 
 def optical(number: int) -> str:
     """The optical frame of camera `number`."""
-    return f"{CAMERAS[number]}optical"
+    return f"{CAMERAS[number]}_optical"
 
 
 def _format(file: Path) -> str:
