@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 
 import cv2
 import numpy as np
 import pytest
+import typer
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
-from sem_depth_training.streets.drive import (
-    CAMERA_FRAME,
-    FIRST_STAMP_NS,
-    LIDAR_FRAME,
-    DriveBag,
-    DriveFrame,
-    DrivePlan,
-    quaternion,
-)
+from sem_depth_training.streets.drive import CAMERA_FRAME, FIRST_STAMP_NS, LIDAR_FRAME, DrivePlan
+from sem_depth_training.streets.drive_bag import DriveBag, DriveFrame, quaternion
+from sem_depth_training.streets.render import render_drive
 
 TYPES = {
     "/camera/image/compressed": "sensor_msgs/msg/CompressedImage",
@@ -191,6 +187,38 @@ def test_a_bag_is_written_the_same_every_time(tmp_path):
                 bag.add(index, frame)
         contents.append([path.read_bytes() for path in sorted((tmp_path / attempt / "drive").iterdir())])
     assert contents[0] == contents[1]
+
+
+STAND_IN = """#!{python}
+import json, sys
+if sys.argv[1] == "-c":
+    sys.exit(0)
+import numpy as np
+options = dict(zip(sys.argv[4::2], sys.argv[5::2]))
+assert sys.argv[3] == "drive"
+for number in options["--numbers"].split(","):
+    image = np.full((320, 960, 3), int(number), np.uint8)
+    np.savez(f"{{options['--out']}}/{{int(number):04d}}.npz", image=image, points=np.ones((9, 4), np.float32))
+    print(json.dumps({{"done": int(number)}}), flush=True)
+"""
+
+
+def test_render_drive_gathers_what_the_workers_leave(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "complete").touch()
+    stand_in = tmp_path / "python"
+    stand_in.write_text(STAND_IN.format(python=sys.executable))
+    stand_in.chmod(0o755)
+    render_drive(out=tmp_path / "drive", workers=2, seed=0, cache=tmp_path, python=stand_in)
+    greys = []
+    with AnyReader([tmp_path / "drive"], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
+        images = [c for c in reader.connections if c.topic == "/camera/image/compressed"]
+        for _, _, raw in reader.messages(images):
+            data = np.asarray(reader.deserialize(raw, images[0].msgtype).data)
+            greys.append(int(np.median(cv2.imdecode(data, cv2.IMREAD_COLOR))))
+    assert greys == list(range(DrivePlan().frames))
+    with pytest.raises(typer.Exit):  # never over an existing folder
+        render_drive(out=tmp_path / "drive", workers=1, seed=0, cache=tmp_path, python=stand_in)
 
 
 def test_quaternion_turns_as_its_matrix():

@@ -19,7 +19,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from . import models
-from .drive import DrivePlan, write_drive
+from .drive import DrivePlan
 from .frames import FramePlan, replace_text, row_path, write_index
 
 DEFAULT_CACHE = Path.home() / ".cache" / "sem_depth" / "streets"
@@ -86,6 +86,8 @@ def render_drive(
     python: Annotated[Path, typer.Option(help="Python that has bpy, as for render.")] = Path(sys.executable),
 ) -> None:
     """Render a drive with camera and simulated LiDAR into a rosbag2 (mcap); seed 0 is the demo that ships."""
+    from .drive_bag import write_drive  # needs rosbags, which rendering training frames does not
+
     try:
         if out.exists():
             raise RenderError(f"{out} exists; choose another folder or remove it")
