@@ -23,7 +23,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
@@ -171,17 +171,20 @@ class Bench:
         self._subscriptions: dict[str, Any] = {}
         self.received: dict[str, list[Any]] = defaultdict(list)
         self.listen("/diagnostics", DiagnosticArray)
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
 
     def _spin(self) -> None:
-        with contextlib.suppress(ExternalShutdownException):
-            self._executor.spin()
+        while not self._closed.is_set():
+            self._executor.spin_once()
 
     def close(self) -> None:
         """End it."""
-        self._executor.shutdown()
+        self._closed.set()
+        self._executor.wake()
         self._thread.join()
+        self._executor.shutdown()
         self.ros.destroy_node()
         rclpy.shutdown(context=self._context)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import sys
 import threading
@@ -280,6 +281,8 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         0 after a stop that was asked for, 1 where the node could not start or broke down, 2 for wrong parameters.
     """
+    # Of Fast DDS: a thread of its own sends what is published, while ours goes on with the next frame.
+    os.environ.setdefault("RMW_FASTRTPS_PUBLICATION_MODE", "ASYNCHRONOUS")
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     # Not rclpy's handlers: they take the context away at once, and the node could not leave in good order.
     stopped = threading.Event()
@@ -297,7 +300,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
     def spin() -> None:
         try:
-            executor.spin()
+            while rclpy.ok() and not stopped.is_set():
+                executor.spin_once()
         except ExternalShutdownException:
             pass
         except Exception as error:
@@ -311,9 +315,11 @@ def main(args: Sequence[str] | None = None) -> int:
     if node.autostart:
         threading.Thread(target=node.start, name="autostart", daemon=True).start()
     stopped.wait()
+    # Shut down under a spinning thread, the executor would take from it what it waits on.
+    executor.wake()
+    spinning.join()
     node.stop()
     executor.shutdown()
-    spinning.join()
     node.destroy_node()
     rclpy.try_shutdown()
     return 1 if broken else 0
