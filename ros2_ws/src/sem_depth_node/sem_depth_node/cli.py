@@ -620,6 +620,7 @@ def benchmark_cameras(
     bundle: Bundle = None,
     engine: Engine = "auto",
     threads: Annotated[int, typer.Option(help="Threads of each CPU engine; 0 takes one per core.")] = 0,
+    workers: Annotated[int, typer.Option(help="Frames in work at once in the node that serves all cameras.")] = 1,
     image_size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the images.")] = "1242x375",
     seconds: Annotated[float, typer.Option(help="To measure for, in every round.")] = 20.0,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each arrangement.")] = 3,
@@ -638,7 +639,9 @@ def benchmark_cameras(
     if shared_memory:
         for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
             os.environ.setdefault(variable, str(shipped_folder("config") / "fastdds_shared_memory.xml"))
-    parameters = [f"engine:={engine}", f"threads:={threads}", *([f"bundle:={bundle.resolve()}"] if bundle else [])]
+    parameters = [f"engine:={engine}", f"threads:={threads}", f"workers:={workers}"]
+    if bundle is not None:
+        parameters.append(f"bundle:={bundle.resolve()}")
     with _exit_2_on(ImportError, FileNotFoundError, ValueError):
         from sem_depth_node.ros.camera_rig import Arrangement, RigError, RigMeasurement, RigSettings, measure
 

@@ -131,9 +131,9 @@ class CameraScaleCheck:
         self._faults = diagnostics.FaultLog(logger.warning, logger.error, clock)
         self._check = ScaleCheck()
         self._last: ScaleMeasurement | None = None
-        self._measured = self._tried = -math.inf
-        self._started = clock()
-        self._obstacle = "no depth was estimated"
+        self._estimated = self._tried = self._measured = -math.inf
+        self._resumed = clock()
+        self._obstacle = ""
         self._applying = False
 
     @property
@@ -160,6 +160,9 @@ class CameraScaleCheck:
             depth_range: of its finite depths, metres.
         """
         now = self._clock()
+        if now - self._estimated > SILENCE:
+            self._resumed = now
+        self._estimated = now
         if now - self._tried < self._parameters().scale_check_period:
             return
         self._tried = now
@@ -185,7 +188,7 @@ class CameraScaleCheck:
 
     @property
     def _silent(self) -> float:
-        return self._clock() - max(self._measured, self._started)
+        return self._clock() - max(self._measured, self._resumed)
 
     def status(self, name: str, hardware: str) -> DiagnosticStatus:
         """Entry for /diagnostics: WARN where the scale is off by more than the threshold or cannot be compared.
@@ -208,7 +211,9 @@ class CameraScaleCheck:
         for kind, count in self._faults.counts.items():
             values[f"count {kind}"] = str(count)
         level = diagnostics.OK
-        if self._silent > SILENCE:
+        if self._clock() - self._estimated > SILENCE:
+            message = "idle: no depth is estimated"
+        elif self._silent > SILENCE:
             level, message = diagnostics.WARN, f"nothing compared for {self._silent:.0f} s: {self._obstacle}"
         elif factor is None:
             message = "measuring"
@@ -216,7 +221,9 @@ class CameraScaleCheck:
             message = f"LiDAR says depth times {factor:.3f}"
             if abs(math.log(factor)) > math.log1p(parameters.scale_check_threshold):
                 level = diagnostics.WARN
-                message += f", off by more than {parameters.scale_check_threshold:.0%}: is the calibration right?"
+                message += (
+                    f", off by more than {parameters.scale_check_threshold:.0%}: check calibration and transforms"
+                )
             if self._applying:
                 message += "; applied"
             elif parameters.scale_check_apply and not _plausible(factor):
