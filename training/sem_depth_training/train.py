@@ -109,11 +109,11 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
             if step % config.log_every == 0 and writer is not None:
                 seconds = (time.monotonic() - started) / done
                 means = {name: value / (config.log_every * config.accumulate) for name, value in sums.items()}
-                for name, value in means.items():
-                    writer.add_scalar(f"train/{name}", value, step)
+                for name, mean in means.items():
+                    writer.add_scalar(f"train/{name}", mean, step)
                 left = time.strftime("%H:%M:%S", time.gmtime(seconds * (config.steps - step)))
                 rate = config.batch_size * config.accumulate * accelerator.num_processes / seconds
-                shown = " ".join(f"{name} {value:.4f}" for name, value in means.items())
+                shown = " ".join(f"{name} {mean:.4f}" for name, mean in means.items())
                 console.print(
                     f"step {step}/{config.steps} {shown} | {rate:.1f} samples/s, {left} left", highlight=False
                 )
@@ -129,8 +129,8 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
                 values = mean_metrics(
                     frame_metrics(network_predictor(_averaged(network, average, config), config.sizes[0]), watched)
                 )
-                for name, value in values.items():
-                    writer.add_scalar(f"val/{name}", value, step)
+                for name, mean in values.items():
+                    writer.add_scalar(f"val/{name}", mean, step)
                 console.print(
                     f"step {step} averaged weights on {config.validation.split}: "
                     f"AbsRel {values['abs_rel']:.4f} RMSE {values['rmse']:.3f} delta1 {values['delta1']:.4f}"

@@ -44,6 +44,7 @@ class DepthDecoder(nn.Module):
         self.fuse = nn.ModuleList(_convolution(b + skip, b) for b, skip in zip(widths, skip_channels, strict=True))
         self.head = nn.Conv2d(widths[-1], 2, 3, padding=1)
         nn.init.normal_(self.head.weight, std=1e-2)
+        assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
 
     def forward(
