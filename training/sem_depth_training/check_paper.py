@@ -28,10 +28,9 @@ from sem_depth_node.bundle import BundleInput
 from sem_depth_node.engines.onnxruntime import OnnxRuntimeEngine
 from sem_depth_node.engines.tensorrt_build import BuildReport, BuildRequest, build_engine
 from sem_depth_node.engines.watch import BuildWatch
+from sem_depth_training.half_precision import MEDIAN_DIFFERENCE, extreme_frames, to_half_precision
 
 FLOAT32_MAXIMUM = 1e-3  # largest relative difference of depth allowed between torch and the float32 graph
-FLOAT16_MEDIAN = 1e-2  # median relative difference of depth allowed between torch and the half-precision graph
-SEECODER_SCOPE = "semantic_encoder.tokens.seecoder"
 
 T = TypeVar("T")
 
@@ -144,17 +143,6 @@ def read_frame(path: Path | None, size: tuple[int, int]) -> npt.NDArray[np.uint8
     return np.ascontiguousarray(image[image.shape[0] - height :, left : left + width, ::-1])
 
 
-def extreme_frames(frame: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.uint8]]:
-    """The frame, and the frame scaled to the extremes: contrast so high that every value is 0 or 255, black, white."""
-    thresholded = np.where(frame > np.median(frame), 255, 0).astype(np.uint8)
-    return {
-        "frame": frame,
-        "only 0 and 255": thresholded,
-        "black": np.zeros_like(frame),
-        "white": np.full_like(frame, 255),
-    }
-
-
 def report_markdown(report: PaperReport, command: str) -> str:
     """The report as a page."""
     check, build = report.check, report.build
@@ -178,7 +166,7 @@ def report_markdown(report: PaperReport, command: str) -> str:
         f"| float32 graph against torch, largest relative difference of depth | {report.float32_maximum:.1e} "
         f"| {FLOAT32_MAXIMUM:.0e} |",
         f"| float16 graph against torch, median relative difference | {report.float16_median:.1e} "
-        f"| {FLOAT16_MEDIAN:.0e} |",
+        f"| {MEDIAN_DIFFERENCE:.0e} |",
         f"| float16 graph against torch, largest relative difference | {report.float16_maximum:.1e} | - |",
         "| values not finite, float16, on the frame, in black and white only, black, and white | 0 | 0 |",
         "",
@@ -211,10 +199,10 @@ def _judge(report: PaperReport, halves: dict[str, tuple[npt.NDArray[np.float32],
             f"the float32 graph differs from torch by up to {report.float32_maximum:.1e}, "
             f"expected {FLOAT32_MAXIMUM:.0e}"
         )
-    if not report.float16_median <= FLOAT16_MEDIAN:
+    if not report.float16_median <= MEDIAN_DIFFERENCE:
         raise PaperCheckError(
             f"the float16 graph differs from torch by {report.float16_median:.1e} in the median, "
-            f"expected {FLOAT16_MEDIAN:.0e}"
+            f"expected {MEDIAN_DIFFERENCE:.0e}"
         )
 
 
@@ -230,7 +218,7 @@ def _build(check: PaperCheck):  # type: ignore[no-untyped-def]
         shape=SHRUNKEN if check.shrunken else PAPER,
     ).eval()
     # As initialised, the head answers nearly the same everywhere: nothing a comparison could tell apart.
-    torch.nn.init.normal_(network.decoder.head.weight, std=1.0)
+    torch.nn.init.normal_(network.decoder.get_parameter("head.weight"), std=1.0)
     return network.requires_grad_(False)
 
 
@@ -239,19 +227,19 @@ def _run_torch(check: PaperCheck, frame: npt.NDArray[np.uint8]) -> npt.NDArray[n
 
     with torch.no_grad():
         depth, _log_scale = _build(check)(torch.from_numpy(frame)[None])
-    return depth[0].numpy()
+    return np.asarray(depth[0].numpy(), np.float32)
 
 
 def _export(check: PaperCheck, folder: Path) -> dict[str, tuple[Path, float]]:
     """Write both graphs; their paths and sizes in MiB, weights included."""
-    from sem_depth_training.half_precision import to_half_precision
-    from sem_depth_training.onnx_graph import export_graph, save_graph
+    from sem_depth_training.onnx_graph import export_graph, save_graph, seecoder_scopes
 
-    graph = export_graph(_build(check), check.size)
+    network = _build(check)
+    graph = export_graph(network, check.size)
     written = {}
     for precision in ("float32", "float16"):
         if precision == "float16":
-            to_half_precision(graph, float32_scopes=[SEECODER_SCOPE])
+            to_half_precision(graph, seecoder_scopes(network))
         path = folder / f"{precision}.onnx"
         weights = folder / f"{precision}.bin"
         save_graph(graph, path, weights.name)
@@ -272,7 +260,7 @@ def _run_onnx(
 
 
 def _relative(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return np.abs(found / expected - 1.0)
+    return np.asarray(np.abs(found / expected - 1.0), np.float32)
 
 
 def _count_precisions(path: Path) -> tuple[dict[str, int], dict[str, int]]:

@@ -18,6 +18,10 @@ from sem_depth_node.metrics import mean_metrics
 from sem_depth_training.checkpoint import network_of, read_checkpoint
 from sem_depth_training.data.frames import Frame
 from sem_depth_training.evaluate import PROTOCOL, bundle_predictor, frame_metrics
+from sem_depth_training.half_precision import MEDIAN_DIFFERENCE, extreme_frames, to_half_precision
+from sem_depth_training.models.depth_network import DepthNetwork
+from sem_depth_training.networks import pretraining
+from sem_depth_training.onnx_graph import export_graph, save_graph, seecoder_scopes
 
 OPSET = 18
 MAX_DIFFERENCE = 1e-3
@@ -48,9 +52,10 @@ def export_bundle(
     settings = config.bundle
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        files = export_graphs(network, settings.inputs, place)
+        half = settings.precision == "float16"
+        files = (export_half_graphs if half else export_graphs)(network, settings.inputs, place)
         for file, size in zip(files, settings.inputs, strict=False):
-            check_graph(network, BundleInput(file, *size), check_frames)
+            (check_half_graph if half else check_graph)(network, BundleInput(file, *size), check_frames)
         manifest: dict[str, Any] = {
             "name": settings.name,
             "description": settings.description,
@@ -60,14 +65,8 @@ def export_bundle(
             ],
             "canonical_focal_length": network.canonical_focal_length,
             "depth_range": settings.depth_range,
-            "precision": "float32",
-            "training_data": [
-                *state["training_data"],
-                {
-                    "name": "ImageNet-1k, through the pretrained EfficientNet-Lite0 backbone (weights Apache-2.0)",
-                    "licence": "ImageNet terms of access: non-commercial research",
-                },
-            ],
+            "precision": settings.precision,
+            "training_data": [*state["training_data"], *pretraining(config)],
             "weights_licence": settings.weights_licence,
         }
         measured = write_bundle(place / "measured", files, {**manifest, "metrics": []})
@@ -124,6 +123,45 @@ def check_graph(network: nn.Module, graph: BundleInput, frames: Sequence[Frame])
             raise ExportError(
                 f"{graph.path.name}: ONNX Runtime and torch differ by {worst:.2e} on {frame.image}, "
                 f"expected less than {MAX_DIFFERENCE:g}; nothing was written"
+            )
+    engine.close()
+    return worst
+
+
+def export_half_graphs(network: DepthNetwork, sizes: Sequence[tuple[int, int]], folder: Path) -> list[Path]:
+    """Graphs in strongly typed half precision for each (height, width), and last a file of weights for each of them."""
+    graphs, weights = [], []
+    for height, width in sizes:
+        graph = export_graph(network, (height, width))
+        to_half_precision(graph, seecoder_scopes(network))
+        graphs.append(folder / f"model_{height}x{width}.onnx")
+        weights.append(folder / f"weights_{height}x{width}.bin")
+        save_graph(graph, graphs[-1], weights[-1].name)
+    return [*graphs, *weights]
+
+
+def check_half_graph(network: nn.Module, graph: BundleInput, frames: Sequence[Frame]) -> float:
+    """The largest median relative difference of depth between ONNX Runtime and torch in float32.
+
+    Raises ExportError where it is beyond `MEDIAN_DIFFERENCE`, or where a frame, or one scaled to the extremes, gives
+    values that are not finite.
+    """
+    engine = OnnxRuntimeEngine(graph)
+    worst = 0.0
+    for frame in frames:
+        image = Framing(frame.camera, graph.height, graph.width).to_engine(frame.read_image()).copy()
+        with torch.no_grad():
+            depth = network(torch.from_numpy(image)[None])[0][0].numpy()
+        for name, scaled in extreme_frames(image).items():
+            output = engine.infer(scaled)
+            if not (np.isfinite(output.depth).all() and np.isfinite(output.log_scale).all()):
+                raise ExportError(f"{graph.path.name}: values that are not finite on {frame.image} ({name})")
+            if scaled is image:
+                worst = max(worst, float(np.median(np.abs(output.depth / depth - 1))))
+        if not worst < MEDIAN_DIFFERENCE:
+            raise ExportError(
+                f"{graph.path.name}: ONNX Runtime and torch differ by {worst:.2e} in the median on {frame.image}, "
+                f"expected less than {MEDIAN_DIFFERENCE:g}; nothing was written"
             )
     engine.close()
     return worst

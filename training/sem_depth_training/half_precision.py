@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
@@ -58,6 +59,9 @@ DATA_MOVEMENT = frozenset(
 FLOATING = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 HALF_MAXIMUM = float(np.finfo(np.float16).max)
 
+MEDIAN_DIFFERENCE = 1e-2
+"""Median relative difference of depth allowed between torch in float32 and a graph in half precision."""
+
 
 def to_half_precision(model: ir.Model, float32_scopes: Sequence[str] = ()) -> None:
     """Give every node of a float32 model its precision, in place; inputs and outputs of the graph keep their types.
@@ -89,6 +93,17 @@ def to_half_precision(model: ir.Model, float32_scopes: Sequence[str] = ()) -> No
     for name, weight in list(graph.initializers.items()):
         if not weight.uses():
             del graph.initializers[name]
+
+
+def extreme_frames(frame: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.uint8]]:
+    """The frame, and the frame scaled to the extremes: contrast so high that every value is 0 or 255, black, white."""
+    thresholded = np.where(frame > np.median(frame), 255, 0).astype(np.uint8)
+    return {
+        "frame": frame,
+        "only 0 and 255": thresholded,
+        "black": np.zeros_like(frame),
+        "white": np.full_like(frame, 255),
+    }
 
 
 class _Casts:

@@ -5,6 +5,7 @@ from typing import cast
 import torch
 
 from sem_depth_training.config import FitConfig, PaperConfig
+from sem_depth_training.fetch_weights import PUBLIC_WEIGHTS
 from sem_depth_training.models.checkpoints import CheckpointError
 from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.models.paper import PAPER, SHRUNKEN, load_public_weights, paper_network
@@ -37,6 +38,22 @@ def network_for(config: FitConfig, pretrained: bool = False) -> DepthNetwork:
 def is_pretrained(preset: str, parameter: str) -> bool:
     """Whether the parameter of that name starts from public weights, and so trains at the lower rate."""
     return parameter.startswith(_PRETRAINED_PARTS[preset])
+
+
+def pretraining(config: FitConfig) -> list[dict[str, str]]:
+    """What the pretrained weights of the configuration's network were made from, as a bundle's manifest lists it."""
+    if config.preset == "compact":
+        return [
+            {
+                "name": "ImageNet-1k, through the pretrained EfficientNet-Lite0 backbone (weights Apache-2.0)",
+                "licence": "ImageNet terms of access: non-commercial research",
+            }
+        ]
+    licences = {"stable-diffusion": PUBLIC_WEIGHTS["stable-diffusion"].licence}
+    if config.conditioning in ("seecoder", "seecoder_pa", "clip"):
+        source = config.conditioning.replace("_", "-")
+        licences[source] = PUBLIC_WEIGHTS[source].licence
+    return [{"name": f"pretrained weights: {name}", "licence": licence} for name, licence in licences.items()]
 
 
 def _paper(config: FitConfig, settings: PaperConfig, pretrained: bool) -> DepthNetwork:

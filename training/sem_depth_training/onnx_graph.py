@@ -10,6 +10,7 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from sem_depth_training.models.depth_network import DepthNetwork
+from sem_depth_training.models.seecoder import MultiScaleDecoder, QueryTransformer, SeeCoder
 
 OPSET = 21
 """The first with a group norm of its own, in place of reshapes around an instance norm."""
@@ -49,3 +50,9 @@ def save_graph(graph: ir.Model, path: Path, weights: str) -> None:
     bare = graph.clone()
     ClearMetadataAndDocStringPass()(bare)
     ir.save(bare, path, external_data=weights)
+
+
+def seecoder_scopes(network: DepthNetwork) -> list[str]:
+    """Module paths of SeeCoder's parts, whose sums half precision must not hold."""
+    parts = (SeeCoder, MultiScaleDecoder, QueryTransformer)
+    return [name for name, module in network.named_modules() if isinstance(module, parts)]

@@ -19,13 +19,13 @@ from torch import Tensor
 from sem_depth_node.bundle import BundleInput
 from sem_depth_node.engines.engine import EngineOutput
 from sem_depth_node.engines.onnxruntime import OnnxRuntimeEngine
-from sem_depth_training.check_paper import extreme_frames, read_frame
+from sem_depth_training.check_paper import read_frame
 from sem_depth_training.describe import marigold_costs, network_costs
-from sem_depth_training.half_precision import to_half_precision
+from sem_depth_training.half_precision import extreme_frames, to_half_precision
 from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.models.paper import SHRUNKEN, paper_network
 from sem_depth_training.models.paper_semantics import Conditioning
-from sem_depth_training.onnx_graph import export_graph, save_graph
+from sem_depth_training.onnx_graph import export_graph, save_graph, seecoder_scopes
 
 SIZE = (64, 128)
 SEECODER_SIZE = (32, 64)
@@ -127,7 +127,7 @@ def exported(
     folder = tmp_path_factory.mktemp(request.param)
     paths = {precision: folder / f"{precision}.onnx" for precision in ("float32", "float16")}
     save_graph(graph, paths["float32"], "float32.bin")
-    to_half_precision(graph, float32_scopes=["semantic_encoder.tokens.seecoder"])
+    to_half_precision(graph, seecoder_scopes(network))
     save_graph(graph, paths["float16"], "float16.bin")
     return network, paths
 
@@ -177,8 +177,9 @@ def test_half_precision_keeps_in_float32_what_overflows(exported: tuple[DepthNet
 
 
 def test_seecoders_sums_stay_in_float32() -> None:
-    graph = export_graph(shrunken("seecoder"), SIZE)
-    to_half_precision(graph, float32_scopes=["semantic_encoder.tokens.seecoder"])
+    network = shrunken("seecoder")
+    graph = export_graph(network, SIZE)
+    to_half_precision(graph, seecoder_scopes(network))
     sums = [
         (node.metadata_props["pkg.torch.onnx.name_scopes"], node.outputs[0].dtype)
         for node in graph.graph

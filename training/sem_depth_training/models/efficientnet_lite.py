@@ -43,7 +43,7 @@ class SameConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.symmetric:
             x = F.pad(x, (self.before, self.after, self.before, self.after))
-        if self.conv.groups > 1 and torch.is_autocast_enabled(x.device.type):
+        if self.conv.groups > 1 and not x.is_meta and torch.is_autocast_enabled(x.device.type):
             # bfloat16 gradients of depthwise convolutions are several times slower than float32 on CPUs.
             with torch.autocast(x.device.type, enabled=False):
                 x = self.conv(x.float())
