@@ -1,7 +1,7 @@
 """The command `sem-depth-train`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
@@ -92,12 +92,13 @@ def latency(
 ) -> None:
     """Time the compact network in the CPU engine with random weights, under each conditioning."""
     from sem_depth_training.latency import measure_latency
-    from sem_depth_training.models.presets import compact
+    from sem_depth_training.models.presets import CompactConditioning, compact
 
-    networks = {name: compact(name) for name in ("seecoder", "seecoder_pa", "none")}
+    networks = {name: compact(name) for name in get_args(CompactConditioning)}
     height, width = _size(size, "--size")
-    for name, (median, fastest) in measure_latency(networks, height, width, threads, runs).items():
-        print(f"compact, {name}: median {median * 1e3:.1f} ms, fastest {fastest * 1e3:.1f} ms")
+    for name, latency in measure_latency(networks, height, width, threads, runs).items():
+        median, fastest, processor = (1e3 * seconds for seconds in latency)
+        print(f"compact, {name}: median {median:.1f} ms, fastest {fastest:.1f} ms, processor time {processor:.1f} ms")
 
 
 @app.command()
