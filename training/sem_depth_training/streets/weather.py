@@ -116,7 +116,7 @@ def lens_and_sensor(image: Image, rng: np.random.Generator, noise: float) -> npt
     height, width = image.shape[:2]
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     radius = ((x - width / 2) ** 2 + (y - height / 2) ** 2) / width**2
-    picture: npt.NDArray[Any] = image * (1 - rng.uniform(0, 0.5) * radius)[..., None] * (1 + rng.normal(0, 0.02, 3))
+    picture: npt.NDArray[Any] = image * (1 - rng.uniform(0, 0.5) * radius)[..., None] * (1 + rng.normal(0, 0.006, 3))
     if rng.random() < 0.5:
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 0.8))
     fringe = rng.uniform(-0.0006, 0.0006)  # red and blue scaled apart about the centre
