@@ -177,12 +177,11 @@ class Bench:
 
     def _spin(self) -> None:
         while not self._closed.is_set():
-            self._executor.spin_once()
+            self._executor.spin_once(timeout_sec=0.1)
 
     def close(self) -> None:
         """End it."""
         self._closed.set()
-        self._executor.wake()
         self._thread.join()
         self._executor.shutdown()
         self.ros.destroy_node()

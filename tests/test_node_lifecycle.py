@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,16 +153,37 @@ def test_it_answers_while_it_loads(
     assert unconfigured.state() == "unconfigured"
 
 
-@pytest.mark.parametrize(("number", "active"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGINT, False)])
-def test_signals_end_it_quietly(tiny_bundle: ModelBundle, number: int, active: bool) -> None:
-    parameters = {"bundle": str(tiny_bundle.folder), "engine": "onnxruntime", "autostart": active}
+@pytest.mark.parametrize(
+    ("number", "state"),
+    [
+        (signal.SIGINT, "active"),
+        (signal.SIGTERM, "active"),
+        (signal.SIGINT, "unconfigured"),
+        (signal.SIGINT, "finalized"),
+    ],
+)
+def test_signals_end_it_quietly(tiny_bundle: ModelBundle, number: int, state: str) -> None:
+    parameters = {"bundle": str(tiny_bundle.folder), "engine": "onnxruntime", "autostart": state == "active"}
     running = RunningNode(free_domain(), parameters)
-    if active:
+    if state == "active":
         running.said("active: image /image")
     else:
         with bench(running.domain) as robot:
-            assert robot.state() == "unconfigured"
+            if state == "finalized":
+                assert robot.transition(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+            assert robot.state() == state
     assert running.end(number) == 0
+    assert not any("Traceback" in line or "[ERROR]" in line for line in running.log), running.log
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.2])
+def test_a_signal_while_it_starts_ends_it_quietly(tiny_bundle: ModelBundle, delay: float) -> None:
+    running = RunningNode(free_domain(), {"bundle": str(tiny_bundle.folder), "engine": "onnxruntime"})
+    # The node listens to signals from here on: its first publisher is there.
+    with bench(running.domain) as robot:
+        wait_for(lambda: robot.ros.count_publishers("/sem_depth/transition_event"), "the node")
+        time.sleep(delay)
+        assert running.end(signal.SIGINT) == 0
     assert not any("Traceback" in line or "[ERROR]" in line for line in running.log), running.log
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -90,13 +91,15 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
     def start(self) -> None:
         """Configure and activate; stops where a transition fails, which has been logged then."""
         with self._transition:
+            if self._cancelled.is_set():
+                return
             if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
                 self.trigger_activate()
 
     def stop(self) -> None:
         """End what is running and shut down the state machine; the node can be destroyed then."""
         self._cancelled.set()
-        with self._transition:
+        with self._transition, contextlib.suppress(RCLError):  # which says that it is shut down already
             self.trigger_shutdown()
 
     # Transitions
@@ -301,7 +304,7 @@ def main(args: Sequence[str] | None = None) -> int:
     def spin() -> None:
         try:
             while rclpy.ok() and not stopped.is_set():
-                executor.spin_once()
+                executor.spin_once(timeout_sec=ADAPT_PERIOD)
         except ExternalShutdownException:
             pass
         except Exception as error:
@@ -314,10 +317,10 @@ def main(args: Sequence[str] | None = None) -> int:
     spinning.start()
     if node.autostart:
         threading.Thread(target=node.start, name="autostart", daemon=True).start()
-    stopped.wait()
-    # Shut down under a spinning thread, the executor would take from it what it waits on.
-    executor.wake()
-    spinning.join()
+    # In turns, because a signal that comes just before a wait begins does not end that wait.
+    while not stopped.wait(0.2):
+        pass
+    spinning.join()  # shut down under it, the executor would take away what it waits on
     node.stop()
     executor.shutdown()
     node.destroy_node()
