@@ -1,11 +1,17 @@
 """Fixtures that every test folder of the repository shares."""
 
+import signal
 from pathlib import Path
 
 import pytest
 from tiny_bundle import write_tiny_bundle
 
 from sem_depth_node.bundle import ModelBundle
+
+
+def pytest_configure() -> None:
+    """Let interrupts reach the processes that tests start: a script's background job inherits an ignored SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

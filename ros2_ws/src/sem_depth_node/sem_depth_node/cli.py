@@ -76,6 +76,9 @@ class StorageChoice(str, Enum):
 
 def main() -> None:
     """Entry point of the console script."""
+    # Both unwind what is open. A script's background job inherits an ignored SIGINT, so it is set, not left as it is.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     app()
 
 
@@ -157,8 +160,6 @@ def record(
     from sem_depth_node.bags.writer import BagWriter
 
     known = {name: kind or None for name, _, kind in (topic.partition("=") for topic in topics)}
-    # A recording ends by a signal; it must be whole whichever of the two it is.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
         _exit_2_on(BagError, TimeoutError, ImportError),
         BagWriter(out, compress=compress, force=force) as writer,
