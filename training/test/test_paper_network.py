@@ -23,9 +23,10 @@ from sem_depth_training.check_paper import read_frame
 from sem_depth_training.describe import marigold_costs, network_costs
 from sem_depth_training.half_precision import extreme_frames, to_half_precision
 from sem_depth_training.models.depth_network import DepthNetwork
-from sem_depth_training.models.paper import SHRUNKEN, paper_network
+from sem_depth_training.models.paper import SHRUNKEN, build_seecoder, paper_network
 from sem_depth_training.models.paper_semantics import Conditioning
 from sem_depth_training.onnx_graph import export_graph, save_graph, seecoder_scopes
+from sem_depth_training.seecoder_size import size_effects
 
 SIZE = (64, 128)
 SEECODER_SIZE = (32, 64)
@@ -115,6 +116,19 @@ def test_seecoders_decoder_costs_grow_with_the_image_not_with_its_square() -> No
         return next(cost.flops for cost in costs if cost.part == "semantic encoder")
 
     assert flops(4) < 4.2 * flops(2)
+
+
+def test_showing_seecoder_less_of_the_image_is_measured_against_showing_another_image() -> None:
+    torch.manual_seed(0)
+    rows, columns = np.mgrid[0 : SIZE[0], 0 : SIZE[1]]
+    planes = (rows * 3, columns, 255 - columns)
+    frames = [np.repeat(plane[..., None], 3, axis=2).astype(np.uint8) for plane in planes]
+    whole, half = size_effects(build_seecoder(False, SHRUNKEN), frames, [SIZE, (32, 64)])
+    assert (whole.change, whole.retrieved) == (0.0, 1.0)
+    assert half.change > 0.0
+    assert whole.gflop > half.gflop > 0.0
+    with pytest.raises(ValueError, match="frames: expected at least two, found 1"):
+        size_effects(build_seecoder(False, SHRUNKEN), frames[:1], [SIZE])
 
 
 @pytest.fixture(scope="module", params=["seecoder", "seecoder_pa", "clip"])
