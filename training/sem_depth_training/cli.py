@@ -157,7 +157,8 @@ def check_paper(
     console = Console()
     result = run(check, read_frame(frame, check.size), compute_capability, keep, console.print)
     report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(report_markdown(result, "sem-depth-train check-paper"), encoding="utf-8")
+    command = "sem-depth-train check-paper" + (" --frame PHOTOGRAPH" if frame else "")
+    report.write_text(report_markdown(result, command), encoding="utf-8")
     console.print(f"report: {report}")
 
 
