@@ -105,16 +105,16 @@ class Framing:
 
 def _crop_window(camera: CameraModel, aspect: float) -> Window:
     if camera.width / camera.height > aspect:
-        width = round(camera.height * aspect)
+        width = max(1, round(camera.height * aspect))
         return Window(_clamp(round(camera.cx - (width - 1) / 2), camera.width - width), 0, width, camera.height)
-    height = round(camera.width / aspect)
+    height = max(1, round(camera.width / aspect))
     horizon = (camera.cy + 0.5) / camera.height
     return Window(0, _clamp(round(camera.cy + 0.5 - horizon * height), camera.height - height), camera.width, height)
 
 
 def _letterbox_window(camera: CameraModel, width: int, height: int) -> Window:
     scale = min(width / camera.width, height / camera.height)
-    w, h = min(width, round(camera.width * scale)), min(height, round(camera.height * scale))
+    w, h = (max(1, round(side * scale)) for side in (camera.width, camera.height))
     return Window((width - w) // 2, (height - h) // 2, w, h)
 
 
