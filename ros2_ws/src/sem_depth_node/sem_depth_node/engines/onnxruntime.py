@@ -24,6 +24,8 @@ class OnnxRuntimeEngine:
     def __init__(self, bundle_input: BundleInput, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        # A spinning thread holds a core that decoding and sending need: the engine's gain is the frame's loss.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors; they come back as exceptions too
         try:
             session = onnxruntime.InferenceSession(
