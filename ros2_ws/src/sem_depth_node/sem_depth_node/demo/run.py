@@ -68,7 +68,7 @@ def report_table(report: DemoReport) -> Table:
     table.add_column("", justify="right")
     table.add_column("", style="dim")
     table.add_row("frames in", str(report.published), f"{report.received} reached the node")
-    table.add_row("frames out", str(report.answered), f"in {report.seconds:.1f} s of playing")
+    table.add_row("frames out", str(report.answered), f"in {report.seconds:.1f} s of the bag")
     table.add_row("dropped", str(report.dropped), "newest wins while the engine is busy")
 
     def times(name: str, values: Distribution, note: str) -> None:
