@@ -3,11 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 METRICS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
+RANGES = ((0.0, 10.0), (10.0, 20.0), (20.0, 30.0), (30.0, 50.0), (50.0, 80.0), (80.0, 200.0))  # metres
+
+
+@dataclass
+class BinnedError:
+    """Errors of all pixels for which some quantity, such as measured depth or image row, is in [low, high)."""
+
+    low: float
+    high: float
+    pixels: int = 0
+    abs_rel_sum: float = 0.0
+    squared_sum: float = 0.0
+    signed_sum: float = 0.0
+
+    def add(
+        self, quantity: NDArray[np.floating], prediction: NDArray[np.floating], truth: NDArray[np.floating]
+    ) -> None:
+        """Add the pixels of one frame: arrays of one shape, depth in metres."""
+        inside = (quantity >= self.low) & (quantity < self.high)
+        error = prediction[inside] - truth[inside]
+        self.pixels += int(inside.sum())
+        self.abs_rel_sum += float(np.sum(np.abs(error) / truth[inside]))
+        self.squared_sum += float(np.sum(error**2))
+        self.signed_sum += float(np.sum(error))
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Bounds, pixels, abs_rel, rmse (m) and bias (m, positive is too far), None where there is no pixel."""
+        n = self.pixels
+        return {
+            "from": self.low,
+            "to": self.high,
+            "pixels": n,
+            "abs_rel": self.abs_rel_sum / n if n else None,
+            "rmse": float(np.sqrt(self.squared_sum / n)) if n else None,
+            "bias": self.signed_sum / n if n else None,
+        }
 
 
 def garg_crop(height: int, width: int) -> NDArray[np.bool_]:
@@ -83,6 +120,17 @@ def depth_metrics(
         "delta3": float(np.mean(ratio < 1.25**3)),
         "coverage": float(answered.sum() / mask.sum()),
     }
+
+
+def median_scaled(
+    prediction: NDArray[np.float32], ground_truth: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """`prediction` times the ratio of medians over the pixels of `mask` with a finite prediction (arXiv 1704.07813).
+
+    Methods without metric scale are evaluated so; of a metric one it tells how much of the error is scale.
+    """
+    answered = mask & np.isfinite(prediction)
+    return prediction * np.float32(np.median(ground_truth[answered]) / np.median(prediction[answered]))
 
 
 def mean_metrics(images: Sequence[dict[str, float]]) -> dict[str, float]:

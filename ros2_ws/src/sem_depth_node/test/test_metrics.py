@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from sem_depth_node.metrics import METRICS, depth_metrics, eigen_crop, evaluation_mask, garg_crop, mean_metrics
+from sem_depth_node.metrics import (
+    METRICS,
+    BinnedError,
+    depth_metrics,
+    eigen_crop,
+    evaluation_mask,
+    garg_crop,
+    mean_metrics,
+    median_scaled,
+)
 
 
 def test_metrics_of_two_pixels_worked_out_by_hand() -> None:
@@ -69,3 +78,22 @@ def test_nothing_to_evaluate_is_an_error() -> None:
 
 def test_the_mean_is_over_images_not_pixels() -> None:
     assert mean_metrics([{"abs_rel": 0.1}, {"abs_rel": 0.3}]) == {"abs_rel": pytest.approx(0.2)}
+
+
+def test_median_scaling_takes_scale_errors_away_and_leaves_too_far_as_it_is() -> None:
+    truth = np.array([[2.0, 4.0, 8.0, 16.0]], np.float32)
+    mask = np.array([[True, True, True, False]])
+    prediction = np.array([[1.0, 2.0, 4.0, np.inf]], np.float32)
+    np.testing.assert_array_equal(median_scaled(prediction, truth, mask), [[2.0, 4.0, 8.0, np.inf]])
+
+
+def test_binned_error_takes_the_pixels_of_its_bin_and_sums_frames() -> None:
+    part = BinnedError(10.0, 20.0)
+    truth = np.array([5.0, 10.0, 20.0])
+    part.add(truth, np.array([50.0, 12.0, 90.0]), truth)
+    part.add(truth, np.array([50.0, 8.0, 90.0]), truth)
+    found = part.summary()
+    assert (found["pixels"], found["bias"]) == (2, 0.0)
+    assert found["abs_rel"] == pytest.approx(0.2)
+    assert found["rmse"] == pytest.approx(2.0)
+    assert BinnedError(0.0, 1.0).summary()["abs_rel"] is None

@@ -19,13 +19,12 @@ from sem_depth_node.camera import CameraModel
 from sem_depth_node.camera_info import camera_from_info
 from sem_depth_node.cloud_decoding import xyz
 from sem_depth_node.lidar import remove_hidden, sparse_depth
-from sem_depth_node.metrics import depth_metrics, evaluation_mask, mean_metrics
+from sem_depth_node.metrics import RANGES, BinnedError, depth_metrics, evaluation_mask, mean_metrics, median_scaled
 from sem_depth_node.stamps import nanoseconds
 from sem_depth_node.transforms import TransformError
 
 # A scan belongs to an image when it was taken within half a period of a 10 Hz scanner.
 SCAN_TOLERANCE = 50_000_000
-RANGES = ((0.0, 10.0), (10.0, 20.0), (20.0, 30.0), (30.0, 50.0), (50.0, 80.0), (80.0, 200.0))
 JOINT_EDGES = np.geomspace(1.0, 80.0, 81)
 
 
@@ -74,39 +73,6 @@ class Prediction:
     seconds: float | None = None
 
 
-@dataclass
-class RangeError:
-    """Errors of all pixels whose measured depth is in [low, high) metres."""
-
-    low: float
-    high: float
-    pixels: int = 0
-    abs_rel_sum: float = 0.0
-    squared_sum: float = 0.0
-    signed_sum: float = 0.0
-
-    def add(self, prediction: NDArray[np.float64], truth: NDArray[np.float64]) -> None:
-        """Add the pixels of one frame."""
-        inside = (truth >= self.low) & (truth < self.high)
-        error = prediction[inside] - truth[inside]
-        self.pixels += int(inside.sum())
-        self.abs_rel_sum += float(np.sum(np.abs(error) / truth[inside]))
-        self.squared_sum += float(np.sum(error**2))
-        self.signed_sum += float(np.sum(error))
-
-    def summary(self) -> dict[str, float | int | None]:
-        """Bounds, pixels, abs_rel, rmse (m) and bias (m, positive is too far), None where there is no pixel."""
-        n = self.pixels
-        return {
-            "from": self.low,
-            "to": self.high,
-            "pixels": n,
-            "abs_rel": self.abs_rel_sum / n if n else None,
-            "rmse": float(np.sqrt(self.squared_sum / n)) if n else None,
-            "bias": self.signed_sum / n if n else None,
-        }
-
-
 @dataclass(frozen=True)
 class FrameScore:
     """Metrics of one frame, as `depth_metrics` names them, and the number of pixels compared."""
@@ -131,7 +97,7 @@ class Scores:
 
     protocol: Protocol
     frames: list[FrameScore] = field(default_factory=list)
-    ranges: list[RangeError] = field(default_factory=lambda: [RangeError(low, high) for low, high in RANGES])
+    ranges: list[BinnedError] = field(default_factory=lambda: [BinnedError(low, high) for low, high in RANGES])
     joint: NDArray[np.float64] = field(default_factory=lambda: np.zeros((len(JOINT_EDGES) - 1,) * 2))
     unmatched: int = 0
 
@@ -313,12 +279,11 @@ def _score_one(prediction: Prediction, truth: LidarDepth, scores: Scores) -> Non
     depth = prediction.depth
     answered = mask & ~np.isnan(depth)
     if protocol.median_scaling:
-        finite = answered & np.isfinite(depth)
-        depth = depth * np.float32(np.median(measured[finite]) / np.median(depth[finite]))
+        depth = median_scaled(depth, measured, mask)
     metrics = depth_metrics(depth, measured, mask, max_depth=protocol.max_depth)
     scores.frames.append(FrameScore(prediction.stamp, int(answered.sum()), metrics, prediction.seconds))
     clamped = np.clip(depth[answered].astype(np.float64), 1e-3, protocol.max_depth)
     true = measured[answered].astype(np.float64)
     for part in scores.ranges:
-        part.add(clamped, true)
+        part.add(true, clamped, true)
     scores.joint += np.histogram2d(true, clamped, bins=(JOINT_EDGES, JOINT_EDGES))[0]
