@@ -84,11 +84,16 @@ class BundleConfig(_Strict):
 
 
 class FitConfig(_Strict):
-    """One training run."""
+    """One training run.
+
+    `initial` is a checkpoint of the same preset and conditioning: this run starts from its averaged weights, the frozen
+    latent encoder included, with a fresh optimizer and schedule.
+    """
 
     preset: Literal["compact", "paper"] = "compact"
     conditioning: Conditioning = "seecoder"
     paper: PaperConfig | None = None
+    initial: Path | None = None
     seed: int = 0
     steps: Positive
     batch_size: Positive = 8

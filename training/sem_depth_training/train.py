@@ -17,7 +17,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sem_depth_node.metrics import mean_metrics
 from sem_depth_training.averaging import WeightAverage
-from sem_depth_training.checkpoint import CHECKPOINT, TrainingError, read_checkpoint, write_state
+from sem_depth_training.checkpoint import (
+    CHECKPOINT,
+    TrainingError,
+    load_weights,
+    read_checkpoint,
+    require_same_network,
+    write_state,
+)
 from sem_depth_training.config import AutoencoderConfig, FitConfig
 from sem_depth_training.data.batches import Batch, BatchesByStep, Mixture, batch_loader, load_mixture
 from sem_depth_training.data.frames import read_index
@@ -48,22 +55,34 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
     set_seed(config.seed)
     sources = [(read_index(source.index, source.split), source.weight) for source in config.data]
     watched = read_index(config.validation.index, config.validation.split) if config.validation else []
-    training_data = [
-        {"name": source.name, "licence": "; ".join(sorted({frame.licence for frame in frames}))}
+    training_data = {
+        source.name: "; ".join(sorted({frame.licence for frame in frames}))
         for source, (frames, _) in zip(config.data, sources, strict=True)
-    ]
+    }
+    checkpoint = output / CHECKPOINT
+    initial = None
+    if config.initial is not None and not checkpoint.exists():
+        initial = read_checkpoint(config.initial)
+        require_same_network(initial, config, config.initial, "choose another `initial` or change the configuration")
     mixture = load_mixture(sources, config.max_depth)
     batches = BatchesByStep(
         mixture, config.sizes, config.batch_size, config.augmentation, config.seed, accelerator.process_index
     )
     network = network_for(config, pretrained=True)
+    if initial is not None:
+        assert config.initial is not None
+        load_weights(network, initial["average"], config.initial)
+        training_data = _data_of(initial) | training_data
     optimizer = torch.optim.AdamW(_parameter_groups(network, config), weight_decay=config.weight_decay)
     average = WeightAverage(network, config.ema_decay)
-    checkpoint = output / CHECKPOINT
     step = 0
     if checkpoint.exists():
-        step = _restore(checkpoint, config, network, optimizer, average)
+        state = read_checkpoint(checkpoint)
+        step = _restore(state, checkpoint, config, network, optimizer, average)
+        training_data = _data_of(state) | training_data
         console.print(f"resuming {checkpoint} at step {step}")
+    elif initial is not None:
+        console.print(f"starting from the weights of {config.initial}, trained for {initial['step']} steps")
     elif config.preset == "compact":  # at paper size the latent encoder is Stable Diffusion's
         frozen = output / AUTOENCODER
         with accelerator.main_process_first():  # the others find it made
@@ -210,7 +229,7 @@ def _averaged(network: DepthNetwork, average: WeightAverage, config: FitConfig) 
 def _save(
     path: Path,
     config: FitConfig,
-    training_data: list[dict[str, str]],
+    training_data: dict[str, str],
     network: nn.Module,
     optimizer: Any,
     average: WeightAverage,
@@ -218,7 +237,7 @@ def _save(
 ) -> None:
     state = {
         "config": config.model_dump(mode="json"),
-        "training_data": training_data,
+        "training_data": [{"name": name, "licence": licence} for name, licence in training_data.items()],
         "step": step,
         "network": network.state_dict(),
         "average": average.state,
@@ -228,17 +247,21 @@ def _save(
     write_state(path, state)
 
 
+def _data_of(state: dict[str, Any]) -> dict[str, str]:
+    """Licence by name of what the weights of a checkpoint were trained on, earlier stages included."""
+    return {data["name"]: data["licence"] for data in state["training_data"]}
+
+
 def _restore(
-    path: Path, config: FitConfig, network: DepthNetwork, optimizer: torch.optim.Optimizer, average: WeightAverage
+    state: dict[str, Any],
+    path: Path,
+    config: FitConfig,
+    network: DepthNetwork,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage,
 ) -> int:
-    state = read_checkpoint(path)
-    for key in ("preset", "conditioning"):
-        if state["config"].get(key) != getattr(config, key):
-            raise TrainingError(
-                f"{path}: was trained with {key} {state['config'].get(key)!r}, the configuration says "
-                f"{getattr(config, key)!r}; choose another output folder"
-            )
-    network.load_state_dict(state["network"])
+    require_same_network(state, config, path, "choose another output folder")
+    load_weights(network, state["network"], path)
     optimizer.load_state_dict(state["optimizer"])
     average.state = state["average"]
     torch.set_rng_state(state["random"])

@@ -9,10 +9,12 @@ from sem_depth_node.camera import CameraModel
 from sem_depth_training.data.augmentation import (
     AugmentationConfig,
     DepthPoints,
+    Sample,
     apply_crop,
     largest_crop,
     random_crop,
     vary_appearance,
+    vary_weather,
 )
 
 CAMERA = CameraModel(1242, 375, 721.5377, 721.5377, 609.5593, 172.854)
@@ -62,6 +64,60 @@ def test_image_and_sky_move_with_the_depth(seed: int) -> None:
     for shown in (sample.image[..., 0] > 127, sample.sky):
         overlap = (shown & (sample.depth > 0)).sum() / (shown | (sample.depth > 0)).sum()
         assert overlap > 0.85
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_dense_depth_stays_where_the_augmented_camera_projects_it(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    u = np.arange(CAMERA.width, dtype=np.float32)
+    # A plane that slants away to the right, so that each column's depth names the column.
+    depth = np.repeat(np.round((5 + u / 20) * 256).astype(np.uint16)[None], CAMERA.height, axis=0)
+    image = np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8)
+    crop = random_crop(rng, CAMERA, 192, 640, AugmentationConfig())
+
+    sample = apply_crop(image, depth, None, CAMERA, crop, 192, 640)
+
+    columns = (sample.depth[0] - 5) * 20
+    slope = (columns - CAMERA.cx) / CAMERA.fx * (-1 if crop.flip else 1)
+    projected = slope * sample.camera.fx + sample.camera.cx
+    assert np.abs(projected - np.arange(640)).max() <= 0.5 * sample.camera.fx / CAMERA.fx + 0.1
+
+
+def _street() -> Sample:
+    """Dark ground from 5 to 50 m with a gap in its depth, under a blue sky."""
+    height, width = 96, 160
+    image, sky = np.full((height, width, 3), 70, np.uint8), np.zeros((height, width), bool)
+    image[:40], sky[:40] = (90, 150, 240), True
+    depth = np.zeros((height, width), np.float32)
+    depth[40:] = np.linspace(50, 5, 56)[:, None]
+    depth[60:64, 50:60] = 0
+    return Sample(image, depth, sky, CAMERA)
+
+
+def test_fog_hides_what_is_far_and_the_sky_and_leaves_what_is_near() -> None:
+    sample, config = _street(), AugmentationConfig(fog=1)
+    for seed in range(20):
+        foggy = vary_weather(np.random.default_rng(seed), sample, True, config).astype(int)
+        near, far = (np.abs(foggy[row].mean(0) - 70).mean() for row in (94, 41))
+        assert far > 2 * near
+        assert foggy[:35].std((0, 1)).max() < 2, "the sky becomes one with the fog"
+        ground = foggy[55:70, :, 0].astype(float)
+        assert np.abs(ground[:, 45:65] - ground[:, 100:120]).max() < 8, "a gap in depth leaves no hole in the fog"
+
+
+def test_fog_needs_dense_depth() -> None:
+    sample = _street()
+    assert (vary_weather(np.random.default_rng(0), sample, False, AugmentationConfig(fog=1)) == sample.image).all()
+
+
+def test_night_is_dark_and_rain_leaves_bright_streaks() -> None:
+    sample = _street()
+    night = vary_weather(np.random.default_rng(1), sample, True, AugmentationConfig(night=1))
+    assert night.mean() < 0.75 * sample.image.mean()
+    rain = vary_weather(np.random.default_rng(1), sample, True, AugmentationConfig(rain=1))
+    ground = rain[50:].astype(int).max(2)
+    assert 0.005 < (ground > np.median(ground) + 8).mean() < 0.5
 
 
 def test_the_nearer_of_two_points_on_one_pixel_stays() -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sem_depth_training.checkpoint import TrainingError, read_checkpoint
 from sem_depth_training.config import read_config
+from sem_depth_training.networks import network_for
 from sem_depth_training.train import fit
 
 
@@ -67,6 +68,39 @@ def test_a_checkpoint_of_another_network_is_refused(config_file: Path, tmp_path:
     other = read_config(config_file).model_copy(update={"conditioning": "none"})
     with pytest.raises(TrainingError, match=r"trained with conditioning 'seecoder_pa', the configuration says 'none'"):
         fit(other, tmp_path / "run")
+
+
+def test_a_run_starts_from_the_weights_of_another(config_file: Path, tmp_path: Path) -> None:
+    config = read_config(config_file).model_copy(update={"steps": 2})
+    first = fit(config, tmp_path / "first")
+    other_data = [source.model_copy(update={"name": "the plane again"}) for source in config.data]
+    second = config.model_copy(update={"initial": first, "steps": 1, "learning_rate": 1e-12, "data": other_data})
+    second = second.model_copy(update={"backbone_learning_rate": 1e-12})
+
+    started, given = (read_checkpoint(path) for path in (fit(second, tmp_path / "second"), first))
+
+    assert started["step"] == 1
+    for name, _ in network_for(config).named_parameters():  # at these rates; statistics of batches move without one
+        torch.testing.assert_close(started["network"][name], given["average"][name], rtol=0, atol=1e-6)
+    for name in (name for name in given["average"] if name.startswith("latent_encoder.")):
+        assert torch.equal(started["network"][name], given["average"][name])
+    assert not (tmp_path / "second" / "latent_encoder.pt").exists()
+    assert [data["name"] for data in started["training_data"]] == ["plane", "the plane again"]
+
+
+def test_weights_that_do_not_fit_are_named(config_file: Path, tmp_path: Path) -> None:
+    config = read_config(config_file).model_copy(update={"steps": 1})
+    first = fit(config, tmp_path / "first")
+    other = config.model_copy(update={"initial": first, "conditioning": "none"})
+    with pytest.raises(TrainingError, match=r"first/checkpoint\.pt: was trained with conditioning 'seecoder_pa'"):
+        fit(other, tmp_path / "second")
+    state = torch.load(first)
+    state["average"]["decoder.head.weight"] = torch.zeros(3, 16, 3, 3)
+    del state["average"]["decoder.head.bias"]
+    torch.save(state, tmp_path / "cut.pt")
+    problem = r"cut\.pt: its weights do not fit(.|\n)*decoder\.head\.bias: missing(.|\n)*head\.weight: \[3, 16, 3, 3\]"
+    with pytest.raises(TrainingError, match=problem):
+        fit(config.model_copy(update={"initial": tmp_path / "cut.pt"}), tmp_path / "second")
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(

@@ -1,6 +1,7 @@
 """Augmentation that keeps intrinsics true: what is done to the pixels is done to the camera and the depth points."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from sem_depth_node.camera import CameraModel
+from sem_depth_training.data.weather import add_fog, add_rain, darken, grain
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,11 @@ class Sample:
 
 
 class AugmentationConfig(BaseModel):
-    """How far samples are varied. Probabilities are 0..1, the rest are factors or 8-bit grey levels."""
+    """How far samples are varied. Probabilities are 0..1, the rest are factors.
+
+    `zoom` is what varies the focal length and, by where the window lies, height and pitch of the horizon. There is no
+    zoom below 1: bars around the image would cost pixels, and wide cameras are among the rendered streets.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,6 +59,9 @@ class AugmentationConfig(BaseModel):
     blur: float = Field(0.1, ge=0, le=1)
     noise: float = Field(0.15, ge=0, le=1)
     jpeg: float = Field(0.1, ge=0, le=1)
+    fog: float = Field(0.0, ge=0, le=1)  # only frames whose depth is dense
+    rain: float = Field(0.0, ge=0, le=1)
+    night: float = Field(0.0, ge=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -88,21 +97,39 @@ def random_crop(
 
 def apply_crop(
     image: NDArray[np.uint8],
-    points: DepthPoints,
+    depth: DepthPoints | NDArray[np.uint16],
     sky: NDArray[np.bool_] | None,
     camera: CameraModel,
     crop: Crop,
     height: int,
     width: int,
 ) -> Sample:
-    """Crop, resize to `height` x `width`, mirror. Depth points that fall on one pixel leave the nearest."""
+    """Crop, resize to `height` x `width`, mirror. Depth points that fall on one pixel leave the nearest.
+
+    Dense depth, uint16 [H, W] in metres x 256 with 0 unknown, is sampled at the pixel nearest to each new one.
+    """
     window = (slice(crop.y, crop.y + crop.height), slice(crop.x, crop.x + crop.width))
     shrinks = crop.width >= width
     resized = cv2.resize(image[window], (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    if sky is None:
-        mask = np.zeros((height, width), bool)
+    mask = np.zeros((height, width), bool)
+    if sky is not None:
+        mask = _nearest(sky[window].astype(np.uint8), height, width) > 0
+    if isinstance(depth, DepthPoints):
+        metres = _scatter(depth, crop, height, width)
     else:
-        mask = cv2.resize(sky[window].astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+        metres = _nearest(depth[window], height, width).astype(np.float32) / np.float32(256)
+    camera = camera.cropped(crop.x, crop.y, crop.width, crop.height).resized(width, height)
+    if crop.flip:
+        resized, metres, mask = resized[:, ::-1], metres[:, ::-1], mask[:, ::-1]
+        camera = replace(camera, cx=width - 1 - camera.cx)
+    return Sample(resized, metres, mask, camera)  # type: ignore[arg-type]
+
+
+def _nearest(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _scatter(points: DepthPoints, crop: Crop, height: int, width: int) -> NDArray[np.float32]:
     # The pixel-centre convention of CameraModel.resized.
     u = np.floor((points.u.astype(np.float32) - crop.x + 0.5) * (width / crop.width)).astype(np.int32)
     v = np.floor((points.v.astype(np.float32) - crop.y + 0.5) * (height / crop.height)).astype(np.int32)
@@ -110,12 +137,22 @@ def apply_crop(
     flat = np.full(height * width, np.inf, np.float32)
     np.minimum.at(flat, v[inside] * width + u[inside], points.z[inside])
     flat[np.isinf(flat)] = 0
-    depth = flat.reshape(height, width)
-    camera = camera.cropped(crop.x, crop.y, crop.width, crop.height).resized(width, height)
-    if crop.flip:
-        resized, depth, mask = resized[:, ::-1], depth[:, ::-1], mask[:, ::-1]
-        camera = replace(camera, cx=width - 1 - camera.cx)
-    return Sample(resized, depth, mask, camera)  # type: ignore[arg-type]
+    return flat.reshape(height, width)
+
+
+def vary_weather(
+    rng: np.random.Generator, sample: Sample, dense: bool, config: AugmentationConfig
+) -> NDArray[np.uint8]:
+    """The sample's image, RGB uint8 [H, W, 3], in fog (where its depth is `dense`), in rain or at night."""
+    fog, rain, night = rng.random(3) < (config.fog, config.rain, config.night)
+    image = sample.image
+    if fog and dense:
+        image = add_fog(rng, image, sample.depth, sample.sky)
+    if rain:
+        image = add_rain(rng, image)
+    if night:
+        image = darken(rng, image)
+    return image
 
 
 def vary_appearance(
@@ -138,8 +175,7 @@ def vary_appearance(
     if rng.random() < config.blur:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2))  # type: ignore[assignment]
     if rng.random() < config.noise:
-        noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(2, 10))
-        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+        image = cv2.add(image, grain(rng, image.shape, rng.uniform(2, 10)), dtype=cv2.CV_8U)  # type: ignore[assignment]
     if rng.random() < config.jpeg:
         quality = int(rng.integers(30, 85))
         _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])

@@ -18,6 +18,7 @@ from sem_depth_training.data.augmentation import (
     apply_crop,
     random_crop,
     vary_appearance,
+    vary_weather,
 )
 from sem_depth_training.data.frames import Frame
 from sem_depth_training.data.sky import guess_sky
@@ -25,10 +26,13 @@ from sem_depth_training.data.sky import guess_sky
 
 @dataclass(frozen=True)
 class LoadedFrame:
-    """A frame decoded once and kept in memory at its own size."""
+    """A frame decoded once and kept in memory at its own size; its depth in the form that takes less of it.
+
+    Rendered depth is metres x 256, uint16 [H, W]; what a lidar or stereo matching left is points.
+    """
 
     image: NDArray[np.uint8]
-    points: DepthPoints
+    depth: DepthPoints | NDArray[np.uint16]
     sky: NDArray[np.bool_]
     camera: CameraModel
     sparse: bool
@@ -55,7 +59,9 @@ def load_mixture(sources: Sequence[tuple[Sequence[Frame], float]], max_depth: fl
         depth[depth > max_depth] = 0
         image, points = frame.read_image(), DepthPoints.from_image(depth)
         sky = guess_sky(image, points) if frame.sky is None else frame.read_sky()
-        return LoadedFrame(image, points, sky, frame.camera, sparse=frame.sky is None)
+        dense = len(points.z) > 0.5 * (~sky).sum() and frame.sky is not None
+        kept = (depth * 256).round().astype(np.uint16) if dense else points
+        return LoadedFrame(image, kept, sky, frame.camera, sparse=frame.sky is None)
 
     frames: list[LoadedFrame] = []
     probabilities: list[float] = []
@@ -104,8 +110,9 @@ class BatchesByStep(Dataset[Batch]):
         for index in chosen:
             frame = self.mixture.frames[index]
             crop = random_crop(rng, frame.camera, height, width, self.augmentation)
-            sample = apply_crop(frame.image, frame.points, frame.sky, frame.camera, crop, height, width)
-            samples.append((vary_appearance(rng, sample.image, self.augmentation), sample))
+            sample = apply_crop(frame.image, frame.depth, frame.sky, frame.camera, crop, height, width)
+            image = vary_weather(rng, sample, not frame.sparse, self.augmentation)
+            samples.append((vary_appearance(rng, image, self.augmentation), sample))
             sparse.append(frame.sparse)
         return Batch(
             image=torch.from_numpy(np.stack([image for image, _ in samples])),
