@@ -11,6 +11,7 @@ from sem_depth_training.data.augmentation import (
     DepthPoints,
     Sample,
     apply_crop,
+    join_side_by_side,
     largest_crop,
     random_crop,
     vary_appearance,
@@ -125,6 +126,24 @@ def test_the_nearer_of_two_points_on_one_pixel_stays() -> None:
     crop = largest_crop(CAMERA, 32, 96)
     sample = apply_crop(np.zeros((375, 1242, 3), np.uint8), points, None, CAMERA, crop, 32, 96)
     assert sample.depth[sample.depth > 0].tolist() == [5.0]
+
+
+def test_frames_side_by_side_keep_their_canonical_depth() -> None:
+    def flat(value: int, depth: float, focal: float) -> Sample:
+        camera = CameraModel(100, 20, focal, focal, 50, 10)
+        image, sky = np.full((20, 100, 3), value, np.uint8), np.full((20, 100), value > 50)
+        return Sample(image, np.full((20, 100), depth, np.float32), sky, camera)
+
+    left, right = flat(10, 8.0, 120.0), flat(90, 30.0, 60.0)
+    joined = join_side_by_side(np.random.default_rng(0), left, right)
+    from_right = joined.image[:, :, 0] == 90
+    assert joined.camera == left.camera
+    assert 0.2 <= from_right.mean() <= 0.8
+    assert (from_right[:, :-1] <= from_right[:, 1:]).all(), "one cut from top to bottom"
+    assert (joined.sky == from_right).all()
+    canonical = joined.depth / joined.camera.focal_length
+    assert canonical[~from_right] == pytest.approx(8.0 / 120.0)
+    assert canonical[from_right] == pytest.approx(30.0 / 60.0)
 
 
 def test_appearance_changes_colours_but_neither_size_nor_type() -> None:

@@ -62,6 +62,7 @@ class AugmentationConfig(BaseModel):
     fog: float = Field(0.0, ge=0, le=1)  # only frames whose depth is dense
     rain: float = Field(0.0, ge=0, le=1)
     night: float = Field(0.0, ge=0, le=1)
+    join: float = Field(0.0, ge=0, le=1)  # two frames side by side in one picture
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,23 @@ def vary_weather(
     if night:
         image = darken(rng, image)
     return image
+
+
+def join_side_by_side(rng: np.random.Generator, left: Sample, right: Sample) -> Sample:
+    """`left` up to a random column and `right` beyond it, under the camera of `left` (CutMix, arXiv 1905.04899, with
+    one cut from top to bottom, as everything stands on the same road).
+
+    Depth of `right` is scaled by the ratio of the focal lengths, so that its canonical depth stays what it was.
+    """
+    width = left.camera.width
+    column = int(rng.integers(width // 5, width - width // 5))
+    scale = np.float32(left.camera.focal_length / right.camera.focal_length)
+    return Sample(
+        np.concatenate([left.image[:, :column], right.image[:, column:]], 1),
+        np.concatenate([left.depth[:, :column], right.depth[:, column:] * scale], 1),
+        np.concatenate([left.sky[:, :column], right.sky[:, column:]], 1),
+        left.camera,
+    )
 
 
 def vary_appearance(

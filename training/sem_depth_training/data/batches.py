@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from sem_depth_node.camera import CameraModel
 from sem_depth_training.data.augmentation import (
     AugmentationConfig,
     DepthPoints,
+    Sample,
     apply_crop,
+    join_side_by_side,
     random_crop,
     vary_appearance,
     vary_weather,
@@ -109,18 +111,26 @@ class BatchesByStep(Dataset[Batch]):
         samples, sparse = [], []
         for index in chosen:
             frame = self.mixture.frames[index]
-            crop = random_crop(rng, frame.camera, height, width, self.augmentation)
-            sample = apply_crop(frame.image, frame.depth, frame.sky, frame.camera, crop, height, width)
-            image = vary_weather(rng, sample, not frame.sparse, self.augmentation)
-            samples.append((vary_appearance(rng, image, self.augmentation), sample))
+            sample = self._view(rng, frame, height, width)
+            if rng.random() < self.augmentation.join:
+                other = self.mixture.frames[rng.choice(len(self.mixture.frames), p=self.mixture.probabilities)]
+                if other.sparse == frame.sparse:  # the losses of a whole image depend on it
+                    sample = join_side_by_side(rng, sample, self._view(rng, other, height, width))
+            samples.append(sample)
             sparse.append(frame.sparse)
         return Batch(
-            image=torch.from_numpy(np.stack([image for image, _ in samples])),
-            depth=torch.from_numpy(np.stack([sample.depth for _, sample in samples])),
-            sky=torch.from_numpy(np.stack([sample.sky for _, sample in samples])),
-            focal=torch.tensor([sample.camera.focal_length for _, sample in samples]),
+            image=torch.from_numpy(np.stack([sample.image for sample in samples])),
+            depth=torch.from_numpy(np.stack([sample.depth for sample in samples])),
+            sky=torch.from_numpy(np.stack([sample.sky for sample in samples])),
+            focal=torch.tensor([sample.camera.focal_length for sample in samples]),
             sparse=torch.tensor(sparse),
         )
+
+    def _view(self, rng: np.random.Generator, frame: LoadedFrame, height: int, width: int) -> Sample:
+        crop = random_crop(rng, frame.camera, height, width, self.augmentation)
+        sample = apply_crop(frame.image, frame.depth, frame.sky, frame.camera, crop, height, width)
+        image = vary_weather(rng, sample, not frame.sparse, self.augmentation)
+        return replace(sample, image=vary_appearance(rng, image, self.augmentation))
 
 
 class _Steps(Sampler[int]):
