@@ -4,6 +4,8 @@ Each graph takes `image`, uint8 [1, H, W, 3] RGB, and returns `depth`, float32 [
 `log_scale`, float32 [1, H, W], the logarithm of the Laplacian scale of the log-depth residual. Normalisation is inside
 the graph. Metric depth = depth * f / canonical_focal_length, f being the camera's focal length in pixels after
 resizing to the graph's input (the canonical camera of Metric3D, arXiv 2307.10984).
+
+A graph is made for one size, or, where its manifest entry has a `profile`, for every size within that.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,14 +36,55 @@ class _Strict(BaseModel):
 
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(gt=0)]
+Size = tuple[PositiveInt, PositiveInt]
+"""Height and width in pixels."""
+
+
+class ShapeProfile(_Strict):
+    """The sizes, (height, width), that a graph with open sizes takes: from `min` to `max`, both sides multiples of
+    `multiple`. It is tuned for `opt`."""
+
+    min: Size
+    opt: Size
+    max: Size
+    multiple: PositiveInt
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ShapeProfile:
+        if not all(low < high for low, high in zip(self.min, self.max, strict=True)):
+            raise ValueError(f"min is {self.min} and max {self.max}, expected both sides to grow")
+        for size in (self.min, self.max, self.opt):
+            if objection := self.objection(*size):
+                raise ValueError(objection)
+        return self
+
+    def objection(self, height: int, width: int) -> str | None:
+        """Why the profile does not hold this size, in words; None if it does."""
+        if height % self.multiple or width % self.multiple:
+            return f"height {height} and width {width} are not both divisible by {self.multiple}"
+        if not all(low <= side <= high for low, side, high in zip(self.min, (height, width), self.max, strict=True)):
+            return f"height {height} and width {width} are outside the profile, {self}"
+        return None
+
+    def __str__(self) -> str:
+        low, high = ("x".join(map(str, size[::-1])) for size in (self.min, self.max))
+        return f"{low} to {high} in steps of {self.multiple}"
 
 
 class GraphInput(_Strict):
-    """One input size and the ONNX file that takes it."""
+    """An ONNX file and the size it takes; where it takes every size within a profile, the size it is tuned for."""
 
     onnx: str
-    height: Annotated[int, Field(gt=0)]
-    width: Annotated[int, Field(gt=0)]
+    height: PositiveInt
+    width: PositiveInt
+    profile: ShapeProfile | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GraphInput:
+        if self.profile is not None and self.profile.opt != (self.height, self.width):
+            raise ValueError(f"height and width are {(self.height, self.width)}, expected profile.opt")
+        return self
 
 
 class TrainingData(_Strict):
@@ -90,11 +133,15 @@ class Manifest(_Strict):
 
 @dataclass(frozen=True)
 class BundleInput:
-    """One input size of a loaded bundle: `path` is the ONNX file for images of `height` x `width`."""
+    """One input size of a loaded bundle: `path` is the ONNX file for images of `height` x `width`.
+
+    With a `profile`, the file takes other sizes, too.
+    """
 
     path: Path
     height: int
     width: int
+    profile: ShapeProfile | None = None
 
 
 @dataclass(frozen=True)
@@ -129,14 +176,36 @@ class ModelBundle:
 
     @property
     def inputs(self) -> tuple[BundleInput, ...]:
-        """Every input size the bundle offers."""
-        return tuple(BundleInput(self.folder / g.onnx, g.height, g.width) for g in self.manifest.inputs)
+        """The input sizes of the bundle: of a graph with a profile, the one it is tuned for."""
+        return tuple(BundleInput(self.folder / g.onnx, g.height, g.width, g.profile) for g in self.manifest.inputs)
+
+    def input_of_size(self, height: int, width: int) -> BundleInput:
+        """The input for images of exactly this size: a graph made for it, else one whose profile holds it.
+
+        Raises:
+            BundleError: there is none; the message says what the bundle offers.
+        """
+        for offered in self.inputs:
+            if (offered.height, offered.width) == (height, width):
+                return offered
+        objections = []
+        for offered in self.inputs:
+            if offered.profile is not None:
+                objection = offered.profile.objection(height, width)
+                if objection is None:
+                    return replace(offered, height=height, width=width)
+                objections.append(objection)
+        offers = ", ".join(str(one.profile or f"{one.width}x{one.height}") for one in self.inputs)
+        reasons = f" ({'; '.join(objections)})" if objections else ""
+        raise BundleError(f"bundle {self.folder} has no input of {width}x{height}{reasons}, it offers {offers}")
 
     @property
     def digest(self) -> str:
         """sha256 over what decides the network's output: the files and the contract, not the words about them."""
         contract = self.manifest.model_dump(
-            mode="json", include={"schema_version", "inputs", "files", "canonical_focal_length", "precision"}
+            mode="json",
+            include={"schema_version", "inputs", "files", "canonical_focal_length", "precision"},
+            exclude_none=True,
         )
         return hashlib.sha256(json.dumps(contract, sort_keys=True).encode()).hexdigest()
 
@@ -171,7 +240,7 @@ def write_bundle(folder: str | Path, files: Iterable[Path], manifest: Mapping[st
             shutil.copyfile(file, staging / file.name)
             hashes[file.name] = sha256_of(staging / file.name)
         checked = _validate({**manifest, "files": hashes, "schema_version": SCHEMA_VERSION}, folder / MANIFEST_NAME)
-        (staging / MANIFEST_NAME).write_text(checked.model_dump_json(indent=2) + "\n")
+        (staging / MANIFEST_NAME).write_text(checked.model_dump_json(indent=2, exclude_none=True) + "\n")
         staging.chmod(0o755)
         _replace_folder(staging, folder)
     finally:

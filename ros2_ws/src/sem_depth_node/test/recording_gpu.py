@@ -230,13 +230,17 @@ class RecordingTensorRt:
 
         INTERNAL_ERROR, ERROR, WARNING = 0, 1, 2
 
+    class DynamicShapesKernelSpecializationStrategy:
+        """When TensorRT for RTX compiles kernels for one size."""
+
+        LAZY, EAGER, NONE = 0, 1, 2
+
     def __init__(self, cuda: RecordingCuda, *, jit: bool = False) -> None:
         self.cuda = cuda
         self.jit = jit
         self.refuse = 0
         self.fail_runs: int | None = None
         self.kernels_loaded: list[bytes] = []
-        self.kernels_saved = 0
 
     def Runtime(self, logger: Any) -> Any:
         def deserialize(plan: memoryview) -> Any:
@@ -278,6 +282,9 @@ class _Engine:
 
     def create_execution_context(self, config: Any = None) -> _Context:
         assert (config is not None) == self.trt.jit
+        if config is not None:
+            eager = self.trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            assert config.dynamic_shapes_kernel_specialization_strategy == eager, "a graph would hold fallback kernels"
         return _Context(self)
 
 
@@ -330,6 +337,7 @@ class _Context:
 class _RuntimeConfig:
     def __init__(self, trt: RecordingTensorRt) -> None:
         self.trt = trt
+        self.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.LAZY
 
     def create_runtime_cache(self) -> Any:
         def deserialize(content: bytes) -> bool:
@@ -337,7 +345,6 @@ class _RuntimeConfig:
             return content == b"kernels"
 
         def serialize() -> bytes:
-            self.trt.kernels_saved += 1
             return b"kernels"
 
         return SimpleNamespace(deserialize=deserialize, serialize=serialize)

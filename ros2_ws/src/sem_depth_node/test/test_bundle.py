@@ -86,6 +86,68 @@ def test_the_digest_ignores_words_and_follows_the_contract(folder: Path) -> None
     assert ModelBundle.load(folder).digest != before
 
 
+PROFILE = {"min": [96, 320], "opt": [192, 640], "max": [384, 1280], "multiple": 32}
+
+
+@pytest.fixture
+def open_folder(folder: Path) -> Path:
+    edit(folder, lambda fields: fields["inputs"][0].update(profile=PROFILE))
+    return folder
+
+
+def test_a_profile_offers_every_size_in_it_and_a_graph_made_for_a_size_comes_first(open_folder: Path) -> None:
+    bundle = ModelBundle.load(open_folder)
+    assert [(size.height, size.width) for size in bundle.inputs] == [(192, 640), (320, 480)]
+    wide, tall = bundle.inputs
+    for size in ((96, 320), (192, 640), (352, 1216), (384, 1280)):
+        chosen = bundle.input_of_size(*size)
+        assert (chosen.path, chosen.height, chosen.width) == (wide.path, *size)
+    assert bundle.input_of_size(320, 480) == tall
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ((192, 650), "no input of 650x192 .height 192 and width 650 are not both divisible by 32"),
+        ((416, 640), "height 416 and width 640 are outside the profile, 320x96 to 1280x384 in steps of 32"),
+        ((64, 640), r"height 64 .* outside .* offers 320x96 to 1280x384 in steps of 32, 480x320"),
+    ],
+)
+def test_a_size_that_no_graph_takes_is_named_with_those_on_offer(
+    open_folder: Path, size: tuple[int, int], words: str
+) -> None:
+    with pytest.raises(BundleError, match=words) as error:
+        ModelBundle.load(open_folder).input_of_size(*size)
+    assert str(open_folder) in str(error.value)
+
+
+def test_a_profile_is_part_of_the_contract_and_without_one_nothing_is_written_of_it(
+    folder: Path, tmp_path: Path, files: list[Path]
+) -> None:
+    assert "profile" not in (folder / "manifest.json").read_text()
+    before = ModelBundle.load(folder).digest
+    inputs = [{**FIELDS["inputs"][0], "profile": PROFILE}, FIELDS["inputs"][1]]
+    opened = write_bundle(tmp_path / "open", files, {**FIELDS, "inputs": inputs})
+    assert opened.digest != before
+    assert opened.manifest.inputs[0].profile is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"min": [96, 310]}, "height 96 and width 310 are not both divisible by 32"),
+        ({"max": [96, 1280]}, "expected both sides to grow"),
+        ({"max": [160, 1280]}, "height 192 and width 640 are outside the profile"),
+        ({"opt": [160, 640]}, "expected profile.opt"),
+        ({"multiple": 0}, "multiple"),
+    ],
+)
+def test_a_wrong_profile_is_named(open_folder: Path, change: dict[str, object], words: str) -> None:
+    edit(open_folder, lambda fields: fields["inputs"][0]["profile"].update(change))
+    with pytest.raises(BundleError, match=rf"field 'inputs\.0.*{words}"):
+        ModelBundle.load(open_folder)
+
+
 def _delete(field: str) -> Callable[[dict[str, Any]], object]:
     return lambda fields: fields.pop(field)
 

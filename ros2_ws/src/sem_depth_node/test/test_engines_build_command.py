@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_bundle import write_open_tiny_bundle
 from typer.testing import CliRunner
 
 from sem_depth_node.bundle import ModelBundle
@@ -49,6 +50,20 @@ def test_every_input_is_built_reported_and_not_built_twice(
         assert f"built: {engine['path']}" in output
     assert run(tiny_bundle.folder, "--compute-capability", "8.9")[1].count("already built: ") == 2
     assert run(tiny_bundle.folder, "--compute-capability", "8.9", "--force")[1].count("already built: ") == 0
+
+
+def test_one_engine_serves_every_size_of_a_profile(own_cache: Path, tmp_path: Path) -> None:
+    bundle = write_open_tiny_bundle(tmp_path / "bundle")
+    report = tmp_path / "report.json"
+    options = ("--compute-capability", "8.9", "--size", "96x64", "--size", "384x128", "--report", report)
+    code, output = run(bundle.folder, *options)
+    assert code == 0
+    assert {engine["profile"] for engine in json.loads(report.read_text())} == {"64x32 to 384x128 in steps of 32"}
+    assert output.count("already built: ") == 1
+    assert len(list(own_cache.glob("tiny-64x192-*.engine"))) == 1
+    code, output = run(bundle.folder, "--compute-capability", "8.9", "--size", "416x128")
+    assert code == 2
+    assert "height 128 and width 416 are outside the profile" in output
 
 
 def test_one_size_into_a_folder_of_choice(tiny_bundle: ModelBundle, own_cache: Path, tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def test_an_engine_is_built_once_and_found_again_with_its_report(tmp_path: Path)
         {"compute_capability": "8.9"},
         {"gpu_name": "Orin Nano"},
         {"options": {"workspace_mib": 1024, "optimization_level": 3}},
+        {"profile": "320x96 to 1280x384 in steps of 32"},
         {"platform": "Linux-riscv64"},
     ],
     ids=lambda change: next(iter(change)),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from recording_gpu import RecordingCuda, RecordingTensorRt
+from tiny_bundle import PROFILE, canonical_depth, write_open_tiny_bundle
 
 from sem_depth_node.bundle import BundleInput, ModelBundle
 from sem_depth_node.engines import tensorrt as tensorrt_module
@@ -18,7 +19,7 @@ from sem_depth_node.engines.cache import CACHE_VARIABLE
 from sem_depth_node.engines.cuda import Cuda
 from sem_depth_node.engines.engine import EngineError
 from sem_depth_node.engines.onnxruntime import OnnxRuntimeEngine
-from sem_depth_node.engines.select import create_engine
+from sem_depth_node.engines.select import create_engine, open_engines
 from sem_depth_node.engines.tensorrt import TensorRtEngine
 from sem_depth_node.engines.tensorrt_build import BuildReport
 from sem_depth_node.engines.tensorrt_library import TensorRtLibrary
@@ -161,3 +162,31 @@ def test_rclpys_logger_serves(tiny_bundle: ModelBundle, size: BundleInput, monke
     logging_module = pytest.importorskip("rclpy.logging")
     without(monkeypatch, "tensorrt", "tensorrt_rtx")
     create_engine(tiny_bundle, size, logger=logging_module.get_logger("engines")).close()
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "tensorrt"])
+def test_a_profile_runs_at_the_size_asked_for_and_by_default_at_its_best(
+    name: str, tmp_path: Path, machine_with_gpu: RecordingTensorRt
+) -> None:
+    bundle = write_open_tiny_bundle(tmp_path / "bundle")
+    for asked, expected in ((None, PROFILE.opt), ((128, 352), (128, 352)), (PROFILE.min, PROFILE.min)):
+        (engine,) = open_engines(bundle, name, asked)
+        assert (engine.height, engine.width) == expected
+        image = np.full((*expected, 3), 99, np.uint8)
+        np.testing.assert_array_equal(engine.infer(image).depth, np.full(expected, canonical_depth(99)))
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [((64, 100), "not both divisible by 32"), ((160, 384), "outside the profile, 64x32 to 384x128")]
+)
+def test_a_size_outside_the_profile_is_refused(size: tuple[int, int], words: str, tmp_path: Path) -> None:
+    bundle = write_open_tiny_bundle(tmp_path / "bundle")
+    with pytest.raises(EngineError, match=f"height {size[0]} and width {size[1]} are {words}"):
+        open_engines(bundle, "onnxruntime", size)
+
+
+def test_a_fixed_graph_under_a_profile_is_refused(tiny_bundle: ModelBundle) -> None:
+    claimed = BundleInput(tiny_bundle.inputs[0].path, *PROFILE.opt, PROFILE)
+    with pytest.raises(EngineError, match="open"):
+        create_engine(tiny_bundle, claimed, "onnxruntime")

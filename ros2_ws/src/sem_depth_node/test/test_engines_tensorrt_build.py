@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,12 @@ import onnx
 import psutil  # type: ignore[import-untyped]
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tiny_bundle import write_open_tiny_bundle
 
 from sem_depth_node.bundle import ModelBundle
 from sem_depth_node.engines.cache import EngineCache
 from sem_depth_node.engines.engine import EngineError
-from sem_depth_node.engines.tensorrt import build_or_find, choose_target
+from sem_depth_node.engines.tensorrt import build_or_find, choose_target, engine_key
 from sem_depth_node.engines.tensorrt_build import BuildOptions, BuildReport, BuildRequest, PhaseTree, build_engine
 from sem_depth_node.engines.tensorrt_library import LibraryMissing, TensorRtLibrary
 from sem_depth_node.engines.watch import BuildCancelled, BuildWatch
@@ -106,6 +107,33 @@ def test_a_graph_with_open_sizes_is_built_for_the_size_asked_for(tmp_path: Path)
     path = write_network(tmp_path / "open.onnx", size=("height", "width"))
     report = build_engine(request(path), tmp_path / "plan", BuildWatch())
     assert report.engine_bytes == (tmp_path / "plan").stat().st_size
+
+
+def test_an_engine_of_a_profile_takes_its_sizes_and_is_built_once_for_all(tmp_path: Path) -> None:
+    bundle = write_open_tiny_bundle(tmp_path / "bundle")
+    library = TensorRtLibrary.load("tensorrt_rtx")
+    cache, target = EngineCache(tmp_path / "cache"), choose_target(library, "8.9")
+    paths = {
+        build_or_find(bundle, chosen, library, target, cache, BuildWatch(), BuildOptions()).path
+        for chosen in (bundle.inputs[0], bundle.input_of_size(128, 384), bundle.input_of_size(32, 64))
+    }
+    assert len(paths) == 1
+    plan = cache.find(engine_key(bundle, bundle.inputs[0], library, target, BuildOptions()), BuildWatch())
+    assert plan is not None
+    assert BuildReport(**plan.report).layers["MATRIX_MULTIPLY"] == {"FLOAT": 2}
+
+
+def test_a_profile_changes_the_plan_and_needs_a_graph_with_open_sizes(tmp_path: Path) -> None:
+    path = write_network(tmp_path / "open.onnx", size=("height", "width"))
+    build_engine(request(path), tmp_path / "one", BuildWatch())
+    sizes = replace(request(path), profile=((32, 32), (96, 320)))
+    build_engine(sizes, tmp_path / "all", BuildWatch())
+    assert (tmp_path / "one").read_bytes() != (tmp_path / "all").read_bytes()
+    fixed = replace(sizes, onnx=str(write_network(tmp_path / "fixed.onnx")))
+    with pytest.raises(
+        EngineError, match=r"fixed\.onnx.*image UINT8 \[1, 32, 96, 3\].*expected image UINT8 \[1, -1, -1, 3\]"
+    ):
+        build_engine(fixed, tmp_path / "plan", BuildWatch())
 
 
 def test_progress_rises_from_0_to_1_and_names_its_phases(tmp_path: Path) -> None:

@@ -1,23 +1,25 @@
 """A real model bundle of a few hundred bytes, whose network answers in closed form.
 
 Canonical depth is (red + 1) / 4 metres and log_scale is green / 32 - 6, so a test can paint an image and know the
-answer. Two input sizes: a wide one (3:1) and one of 3:2.
+answer. Two input sizes: a wide one (3:1) and one of 3:2; or one graph for all sizes of `PROFILE`.
 """
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from sem_depth_node.bundle import ModelBundle, write_bundle
+from sem_depth_node.bundle import ModelBundle, ShapeProfile, write_bundle
 
 CANONICAL_FOCAL_LENGTH = 100.0
 DEPTH_RANGE = (0.5, 80.0)
 INPUT_SIZES = ((64, 192), (64, 96))  # height, width
+PROFILE = ShapeProfile(min=(32, 64), opt=(64, 192), max=(128, 384), multiple=32)
 
 
 def canonical_depth(red: float) -> float:
@@ -32,21 +34,28 @@ def log_scale(green: float) -> float:
 
 def write_tiny_bundle(folder: Path) -> ModelBundle:
     """Write the bundle into `folder`."""
+    return _write(folder, [{"height": height, "width": width} for height, width in INPUT_SIZES])
+
+
+def write_open_tiny_bundle(folder: Path) -> ModelBundle:
+    """Write the bundle with one graph for all sizes of `PROFILE` into `folder`."""
+    height, width = PROFILE.opt
+    return _write(folder, [{"height": height, "width": width, "profile": PROFILE}])
+
+
+def _write(folder: Path, inputs: list[dict[str, Any]]) -> ModelBundle:
     with tempfile.TemporaryDirectory() as scratch:
         files = []
-        for height, width in INPUT_SIZES:
-            files.append(Path(scratch) / f"tiny_{height}x{width}.onnx")
-            onnx.save(_graph(height, width), files[-1])
+        for size in inputs:
+            files.append(Path(scratch) / f"tiny_{size['height']}x{size['width']}.onnx")
+            onnx.save(_graph(*(("h", "w") if "profile" in size else (size["height"], size["width"]))), files[-1])
         return write_bundle(
             folder,
             files,
             {
                 "name": "tiny",
                 "description": "depth from red, log_scale from green",
-                "inputs": [
-                    {"onnx": file.name, "height": height, "width": width}
-                    for file, (height, width) in zip(files, INPUT_SIZES, strict=True)
-                ],
+                "inputs": [{"onnx": file.name, **size} for file, size in zip(files, inputs, strict=True)],
                 "canonical_focal_length": CANONICAL_FOCAL_LENGTH,
                 "depth_range": DEPTH_RANGE,
                 "precision": "float32",
@@ -57,7 +66,7 @@ def write_tiny_bundle(folder: Path) -> ModelBundle:
         )
 
 
-def _graph(height: int, width: int) -> onnx.ModelProto:
+def _graph(height: int | str, width: int | str) -> onnx.ModelProto:
     # One 1x1 product per answer: image (1, H, W, 3) times (3,) is (1, H, W).
     constants = {
         "red": [0.25, 0, 0],

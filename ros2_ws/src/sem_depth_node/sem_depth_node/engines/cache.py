@@ -42,13 +42,14 @@ class EngineKey:
         bundle_name: for the file name only; the digest decides.
         bundle_digest: `ModelBundle.digest`.
         onnx: file name of the graph inside the bundle.
-        height, width: the engine's input in pixels.
+        height, width: the engine's input in pixels; with a profile, the size it is tuned for.
         precision: the bundle's precision.
         library, library_version: which TensorRT built it.
         compute_capability: of the GPU, such as "8.7".
         gpu_name: the GPU it is tuned to; empty where any GPU of that capability will do (TensorRT-RTX).
         platform: operating system and processor, such as "Linux-aarch64".
         options: the builder options.
+        profile: the sizes that the engine takes, in words; empty where it takes one.
     """
 
     bundle_name: str
@@ -62,6 +63,7 @@ class EngineKey:
     compute_capability: str
     gpu_name: str
     options: Mapping[str, object]
+    profile: str = ""
     platform: str = f"{platform.system()}-{platform.machine()}"
 
     @property

@@ -65,13 +65,16 @@ class OnnxRuntimeEngine:
 
     @staticmethod
     def _check_contract(session: onnxruntime.InferenceSession, bundle_input: BundleInput) -> None:
-        h, w = bundle_input.height, bundle_input.width
-        expected = {
+        h, w = (bundle_input.height, bundle_input.width) if bundle_input.profile is None else ("open", "open")
+        expected: dict[str, tuple[str, list[int | str]]] = {
             "image": ("tensor(uint8)", [1, h, w, 3]),
             "depth": ("tensor(float)", [1, h, w]),
             "log_scale": ("tensor(float)", [1, h, w]),
         }
-        found = {node.name: (node.type, node.shape) for node in (*session.get_inputs(), *session.get_outputs())}
+        found = {
+            node.name: (node.type, [size if isinstance(size, int) else "open" for size in node.shape])
+            for node in (*session.get_inputs(), *session.get_outputs())
+        }
         if found != expected:
             raise EngineError(
                 f"{bundle_input.path}: the graph's inputs and outputs are {found}, expected {expected}; "

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from sem_depth_node.bundle import BundleInput, ModelBundle
+from sem_depth_node.bundle import BundleError, BundleInput, ModelBundle
 from sem_depth_node.engines.cache import EngineCache, cache_folder
 from sem_depth_node.engines.engine import DepthEngine, EngineError
 from sem_depth_node.engines.tensorrt import open_engine
@@ -98,21 +98,17 @@ def open_engines(
     Args:
         bundle: whose network to run.
         engine: "auto", "tensorrt" or "onnxruntime".
-        input_size: (height, width) of the only input to open; None opens every one the bundle offers.
+        input_size: (height, width) of the only input to open, any size that the bundle's graphs take; None opens every
+            size that the bundle names.
         options: passed on to `create_engine`.
 
     Raises:
         EngineError: an engine cannot be had, or the bundle has no such input size.
     """
-    chosen: list[BundleInput] = [
-        size for size in bundle.inputs if input_size is None or (size.height, size.width) == input_size
-    ]
-    if not chosen:
-        offered = ", ".join(f"{size.width}x{size.height}" for size in bundle.inputs)
-        assert input_size is not None
-        raise EngineError(
-            f"bundle {bundle.folder} has no input of {input_size[1]}x{input_size[0]}, it offers {offered}"
-        )
+    try:
+        chosen = bundle.inputs if input_size is None else (bundle.input_of_size(*input_size),)
+    except BundleError as error:
+        raise EngineError(str(error)) from error
     engines: list[DepthEngine] = []
     try:
         for size in chosen:

@@ -37,7 +37,7 @@ class TensorRtEngine:
 
     Args:
         plan: the serialized engine.
-        height, width: the input size the plan was built for, pixels.
+        height, width: the input size in pixels, one that the plan was built for.
         library: the TensorRT library that built it.
         cuda: the CUDA runtime.
         log: told why no CUDA graph is used, when none is.
@@ -68,7 +68,7 @@ class TensorRtEngine:
         self._engine: Any = None
         self._context: Any = None
         self._kernels: Any = None  # what TensorRT-RTX has compiled
-        self._kernels_known = False
+        self._kernels_loaded = b""
         self._graph: Any = None
         gpu = cuda.gpu()
         self.description = f"{library.name} {library.version} on {gpu.name}, {width}x{height}"
@@ -133,6 +133,11 @@ class TensorRtEngine:
             raise PlanRefused(f"{library.name} {library.version} does not load the engine: {'; '.join(said)}")
         if library.name == "tensorrt_rtx":
             settings = self._engine.create_runtime_config()
+            # An engine here runs at one size. Kernels for just that size are compiled in the first run, not beside the
+            # later ones, which would replay a graph of kernels for any size.
+            settings.dynamic_shapes_kernel_specialization_strategy = (
+                library.trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            )
             self._kernels = settings.create_runtime_cache()
             if kernel_cache is not None:
                 self._load_kernels(kernel_cache)
@@ -200,13 +205,17 @@ class TensorRtEngine:
             self._log.warning(f"cannot read compiled kernels {path}, they are compiled again: {error}")
             return
         # Refused when they are of another driver, GPU or version, or damaged; the kernels are then compiled again.
-        self._kernels_known = self._kernels.deserialize(content)
+        if self._kernels.deserialize(content):
+            self._kernels_loaded = content
 
     def _save_kernels(self, path: Path) -> None:
-        if self._kernels is None or self._kernels_known:
+        if self._kernels is None:
+            return
+        kernels = bytes(self._kernels.serialize())
+        if kernels == self._kernels_loaded:
             return
         try:
-            write_atomically(path, memoryview(self._kernels.serialize()))
+            write_atomically(path, kernels)
         except OSError as error:
             self._log.warning(f"cannot keep compiled kernels in {path}, they are compiled at each start: {error}")
 
@@ -263,13 +272,16 @@ def choose_target(library: TensorRtLibrary, compute_capability: str | None = Non
 def engine_key(
     bundle: ModelBundle, bundle_input: BundleInput, library: TensorRtLibrary, target: Target, options: BuildOptions
 ) -> EngineKey:
-    """The key under which the engine for one input of a bundle is kept."""
+    """The key under which the engine for one input of a bundle is kept: the same for all sizes of a profile."""
+    sizes = bundle_input.profile
+    height, width = sizes.opt if sizes else (bundle_input.height, bundle_input.width)
     return EngineKey(
         bundle_name=bundle.manifest.name,
         bundle_digest=bundle.digest,
         onnx=bundle_input.path.name,
-        height=bundle_input.height,
-        width=bundle_input.width,
+        height=height,
+        width=width,
+        profile=str(sizes or ""),
         precision=bundle.manifest.precision,
         library=library.name,
         library_version=library.version,
@@ -295,17 +307,19 @@ def build_or_find(
         EngineError: see `build_engine` and `EngineCache.get`.
     """
     gpu = "".join(c if c.isalnum() else "_" for c in target.gpu_name)
+    key, sizes = engine_key(bundle, bundle_input, library, target, options), bundle_input.profile
     request = BuildRequest(
         onnx=str(bundle_input.path),
-        height=bundle_input.height,
-        width=bundle_input.width,
+        height=key.height,
+        width=key.width,
+        profile=(sizes.min, sizes.max) if sizes else None,
         library=library.name,
         compute_capability=target.compute_capability,
         options=options,
         timing_cache=str(cache.folder / f"{library.name}-{library.version}-{gpu}.timings"),
     )
     return cache.get(
-        engine_key(bundle, bundle_input, library, target, options),
+        key,
         lambda plan: asdict(build_engine(request, plan, watch)),
         watch,
     )

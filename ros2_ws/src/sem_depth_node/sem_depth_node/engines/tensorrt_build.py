@@ -73,7 +73,11 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """One build: `onnx` at `height` x `width` with `library` for `compute_capability` (the GPU's own for tensorrt)."""
+    """One build: `onnx` at `height` x `width` with `library` for `compute_capability` (the GPU's own for tensorrt).
+
+    With a `profile`, smallest and largest (height, width), the engine takes every size of the graph in between, and is
+    tuned for `height` x `width`.
+    """
 
     onnx: str
     height: int
@@ -82,6 +86,7 @@ class BuildRequest:
     compute_capability: str
     options: BuildOptions = field(default_factory=BuildOptions)
     timing_cache: str | None = None
+    profile: tuple[tuple[int, int], tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -283,13 +288,13 @@ def _build(request: BuildRequest, plan_path: Path, emit: Callable[..., None]) ->
 
 def _check_contract(trt: Any, network: Any, request: BuildRequest) -> None:
     """Raise EngineError unless the graph's inputs and outputs are those of the bundle contract."""
-    h, w = request.height, request.width
+    h, w = (request.height, request.width) if request.profile is None else (-1, -1)
     expected = {"image": (trt.DataType.UINT8, (1, h, w, 3)), "depth": (trt.DataType.FLOAT, (1, h, w))}
     expected["log_scale"] = expected["depth"]
     tensors = [network.get_input(i) for i in range(network.num_inputs)]
     tensors += [network.get_output(i) for i in range(network.num_outputs)]
     found = {tensor.name: (tensor.dtype, tuple(tensor.shape)) for tensor in tensors}
-    # -1 is a size that the graph leaves open.
+    # -1 is a size that the graph leaves open, which a profile must find so.
     fits = found.keys() == expected.keys() and all(
         dtype == expected[name][0]
         and len(shape) == len(expected[name][1])
@@ -308,12 +313,13 @@ def _words(tensors: dict[str, tuple[Any, tuple[int, ...]]]) -> str:
 
 
 def _fix_shapes(builder: Any, network: Any, config: Any, request: BuildRequest) -> None:
-    """Give a graph with open sizes the one size this engine is for."""
+    """Give a graph with open sizes the one size this engine is for, or the sizes of its profile."""
     image = network.get_input(0)
     if -1 in tuple(image.shape):
+        best = (request.height, request.width)
+        smallest, largest = request.profile or (best, best)
         profile = builder.create_optimization_profile()
-        shape = (1, request.height, request.width, 3)
-        profile.set_shape(image.name, shape, shape, shape)
+        profile.set_shape(image.name, *((1, *size, 3) for size in (smallest, best, largest)))
         config.add_optimization_profile(profile)
 
 
