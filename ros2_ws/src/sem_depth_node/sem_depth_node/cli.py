@@ -564,12 +564,9 @@ def build_engine(
     reports = []
     with _exit_2_on(BundleError, EngineError, FileNotFoundError, ValueError):
         loaded = ModelBundle.load(bundle or default_bundle())
-        sizes = {(chosen.width, chosen.height): chosen for chosen in loaded.inputs}
-        wanted = [_size(text) for text in size] if size else list(sizes)
-        for width, height in wanted:
-            if (width, height) not in sizes:
-                offered = ", ".join(f"{w}x{h}" for w, h in sizes)
-                raise ValueError(f"bundle {loaded.folder} has no input of {width}x{height}, it offers {offered}")
+        wanted = loaded.inputs
+        if size:
+            wanted = tuple(loaded.input_of_size(height, width) for width, height in map(_size, size))
         compiler = TensorRtLibrary.named(library) if library else TensorRtLibrary.find()
         try:
             target = choose_target(compiler, compute_capability)
@@ -582,7 +579,7 @@ def build_engine(
             ) from error
         options = BuildOptions(workspace, optimization_level)
         cache = EngineCache(cache_folder(cache_dir))
-        for chosen in map(sizes.__getitem__, wanted):
+        for chosen in wanted:
             key = engine_key(loaded, chosen, compiler, target, options)
             if force:
                 cache.discard(key)
@@ -597,7 +594,7 @@ def build_engine(
             built = BuildReport(**engine.report)
             reports.append({**asdict(key), **engine.report, "path": str(engine.path)})
             table.add_row(
-                f"{chosen.width}x{chosen.height}",
+                str(chosen.profile or f"{chosen.width}x{chosen.height}"),
                 f"sm{target.compute_capability} {target.gpu_name}".strip(),
                 f"{built.seconds:.1f}",
                 f"{built.engine_bytes / 2**20:.1f}",
