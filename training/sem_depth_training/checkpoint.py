@@ -1,9 +1,11 @@
 """The file a training run leaves: weights, their average, the optimizer, and the configuration."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from sem_depth_training.config import FitConfig
@@ -11,6 +13,8 @@ from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.networks import network_for
 
 CHECKPOINT = "checkpoint.pt"
+RELEASED_SUFFIX = ".safetensors"
+RELEASED_STATE = ("config", "training_data", "step")
 _SHOWN = 10  # problems listed by name
 
 
@@ -32,17 +36,32 @@ def write_state(path: Path, state: object) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state saved by `fit`. Raises TrainingError for a file that is none."""
+    """The state saved by `fit`, or what of it `release_weights` keeps: `RELEASED_STATE` and the weights' `average`.
+
+    Raises TrainingError for a file that is neither.
+    """
+    if not path.is_file():
+        raise TrainingError(f"{path}: no such checkpoint")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise TrainingError(f"{path}: no such checkpoint") from error
+        state = _read_released(path) if path.suffix == RELEASED_SUFFIX else _read_whole(path)
     except Exception as error:
         raise TrainingError(f"{path}: not a checkpoint of sem-depth-train ({error})") from error
-    missing = {"config", "training_data", "step", "network", "average", "optimizer", "random"} - set(state)
+    missing = {*RELEASED_STATE, "average"} - set(state)
     if missing:
         raise TrainingError(f"{path}: not a checkpoint of sem-depth-train, it lacks {', '.join(sorted(missing))}")
-    return dict(state)
+    return state
+
+
+def _read_whole(path: Path) -> dict[str, Any]:
+    return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _read_released(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        state = json.loads(file.metadata()["sem_depth"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    return {**state, "average": weights}
 
 
 def load_weights(network: DepthNetwork, weights: dict[str, Tensor], source: Path) -> None:

@@ -1,6 +1,8 @@
 """An exported bundle does what the network does, and is the same each time; so is the shipped one."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +12,18 @@ import torch
 
 from sem_depth_node.bundle import BundleInput, ModelBundle
 from sem_depth_node.engines.onnxruntime import OnnxRuntimeEngine
+from sem_depth_node.engines.tensorrt_build import BuildRequest, build_engine
+from sem_depth_node.engines.watch import BuildWatch
+from sem_depth_training.checkpoint import network_of, read_checkpoint
 from sem_depth_training.data.frames import read_index
 from sem_depth_training.evaluate import PROTOCOL, bundle_predictor, frame_metrics
-from sem_depth_training.export import ExportError, check_graph, export_graphs, round_to_half
+from sem_depth_training.export import ExportError, check_graph, export_graphs, round_to_half, size_profile
 from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.models.presets import compact
+from sem_depth_training.networks import pretraining
 
 SIZES = [(64, 96), (96, 64)]
+PROFILE = size_profile((64, 64), (96, 160), (160, 256))
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +75,85 @@ def test_graphs_tell_nothing_of_the_machine_that_made_them(graphs: list[Path]) -
 
 
 @pytest.fixture(scope="module")
+def open_graphs(network: DepthNetwork, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return export_graphs(network, [PROFILE.opt], tmp_path_factory.mktemp("open"), PROFILE)
+
+
+@pytest.mark.parametrize("size", [PROFILE.min, PROFILE.opt, PROFILE.max, (160, 64), (64, 224)])
+def test_a_graph_for_a_profile_agrees_with_torch_at_every_size(
+    network: DepthNetwork, open_graphs: list[Path], size: tuple[int, int], driving_index: Path
+) -> None:
+    graph = BundleInput(open_graphs[0], *size, PROFILE)
+    assert check_graph(network, graph, read_index(driving_index, "train")) < 1e-4
+
+
+def test_a_graph_for_a_profile_agrees_with_the_graph_for_one_size(graphs: list[Path], open_graphs: list[Path]) -> None:
+    rng = np.random.default_rng(0)
+    for graph, size in zip(graphs, SIZES, strict=False):
+        image = rng.integers(0, 256, (*size, 3), np.uint8)
+        fixed = OnnxRuntimeEngine(BundleInput(graph, *size)).infer(image)
+        any_size = OnnxRuntimeEngine(BundleInput(open_graphs[0], *size, PROFILE)).infer(image)
+        np.testing.assert_allclose(any_size.depth, fixed.depth, rtol=1e-4)
+        np.testing.assert_allclose(any_size.log_scale, fixed.log_scale, atol=1e-4)
+
+
+def test_a_graph_for_a_profile_compiles_with_tensorrt_rtx(open_graphs: list[Path], tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt_rtx (pip install tensorrt-rtx-cu12)")
+    profile = (PROFILE.min, PROFILE.max)
+    request = BuildRequest(str(open_graphs[0]), *PROFILE.opt, "tensorrt_rtx", "8.9", profile=profile)
+    report = build_engine(request, tmp_path / "plan", BuildWatch())
+    assert report.engine_bytes > 0
+    assert not report.warnings
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        (((32, 64), (96, 96), (192, 192)), "smallest height is 32 and width 64, expected at least 64"),
+        (((64, 64), (96, 100), (192, 192)), "height 96 and width 100 are not both divisible by 32"),
+        (((64, 64), (96, 256), (192, 192)), "height 96 and width 256 are outside the profile"),
+        (((64, 64), (64, 64), (64, 192)), "expected both sides to grow"),
+    ],
+)
+def test_sizes_that_make_no_profile_are_named(sizes: tuple[tuple[int, int], ...], words: str) -> None:
+    with pytest.raises(ExportError, match=words):
+        size_profile(*sizes)
+
+
+@pytest.fixture(scope="module")
 def shipped(repository: Path) -> ModelBundle:
     return ModelBundle.load(repository / "ros2_ws" / "src" / "sem_depth_node" / "models" / "compact")
+
+
+@pytest.fixture(scope="module")
+def released(repository: Path) -> Path:
+    return repository / "training" / "weights" / "compact.safetensors"
+
+
+def test_the_released_weights_export_to_the_shipped_bytes(shipped: ModelBundle, released: Path, tmp_path: Path) -> None:
+    state = read_checkpoint(released)
+    network, config = network_of(state)
+    round_to_half(network)
+    files = export_graphs(network, config.bundle.inputs, tmp_path)
+    assert {file.name for file in files} == set(shipped.manifest.files)
+    for file in files:
+        assert file.read_bytes() == (shipped.folder / file.name).read_bytes(), file.name
+    told = [data.model_dump() for data in shipped.manifest.training_data]
+    assert told == [*state["training_data"], *pretraining(config)]
+    assert shipped.manifest.name == config.bundle.name
+    assert shipped.manifest.description == config.bundle.description
+    assert shipped.manifest.weights_licence == config.bundle.weights_licence
+
+
+def test_the_whole_shipped_bundle_comes_out_of_the_export_command(
+    shipped: ModelBundle, released: Path, shared_dir: Path, tmp_path: Path
+) -> None:
+    index = shared_dir / "data" / "driving" / "index.csv"
+    dataset = shipped.manifest.metrics[0].dataset
+    command = [sys.executable, "-m", "sem_depth_training.cli", "export", str(released), "-o", str(tmp_path / "again")]
+    subprocess.run([*command, "--index", str(index), "--dataset", dataset], check=True)
+    for file in (*shipped.manifest.files, "manifest.json"):
+        assert (tmp_path / "again" / file).read_bytes() == (shipped.folder / file).read_bytes(), file
 
 
 def test_the_shipped_bundle_is_small_and_tells_of_its_data(shipped: ModelBundle) -> None:

@@ -11,9 +11,11 @@ import torch
 import yaml
 from rich.console import Console
 
-from sem_depth_training.checkpoint import TrainingError, read_checkpoint
+from sem_depth_training.checkpoint import TrainingError, network_of, read_checkpoint
 from sem_depth_training.config import read_config
+from sem_depth_training.export import round_to_half
 from sem_depth_training.networks import network_for
+from sem_depth_training.released_weights import release_weights
 from sem_depth_training.train import fit
 
 
@@ -86,6 +88,23 @@ def test_a_run_starts_from_the_weights_of_another(config_file: Path, tmp_path: P
         assert torch.equal(started["network"][name], given["average"][name])
     assert not (tmp_path / "second" / "latent_encoder.pt").exists()
     assert [data["name"] for data in started["training_data"]] == ["plane", "the plane again"]
+
+
+def test_released_weights_are_the_rounded_average_and_start_a_run(config_file: Path, tmp_path: Path) -> None:
+    config = read_config(config_file).model_copy(update={"steps": 1})
+    checkpoint, released = fit(config, tmp_path / "first"), tmp_path / "released" / "tiny.safetensors"
+    assert release_weights(checkpoint, released) < checkpoint.stat().st_size / 5
+    again = tmp_path / "again.safetensors"
+    release_weights(released, again)
+    assert again.read_bytes() == released.read_bytes()
+
+    network, _ = network_of(read_checkpoint(checkpoint))
+    round_to_half(network)
+    kept = read_checkpoint(released)["average"]
+    assert all(torch.equal(kept[name], value) for name, value in network.state_dict().items())
+    fit(config.model_copy(update={"initial": released}), tmp_path / "second")
+    with pytest.raises(TrainingError, match=r"weights\.pt: expected a name that ends in \.safetensors"):
+        release_weights(checkpoint, tmp_path / "weights.pt")
 
 
 def test_weights_that_do_not_fit_are_named(config_file: Path, tmp_path: Path) -> None:

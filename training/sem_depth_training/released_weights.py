@@ -1,0 +1,47 @@
+"""The weights of a checkpoint alone, as small as the bundle that is exported from them: what a release keeps."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sem_depth_training.checkpoint import RELEASED_STATE, RELEASED_SUFFIX, TrainingError, network_of, read_checkpoint
+from sem_depth_training.export import round_to_half
+
+
+def release_weights(checkpoint: Path, output: Path) -> int:
+    """Write the averaged weights of a checkpoint, rounded as `export` rounds them; returns the bytes written.
+
+    The file takes a checkpoint's place in `export`, `evaluate` and as the `initial` of a run, and exports to the same
+    bytes. It cannot be resumed: the optimizer and the random state are left out.
+
+    Raises TrainingError for a wrong checkpoint, or where `output` is not NAME.safetensors or cannot be written.
+    """
+    if output.suffix != RELEASED_SUFFIX:
+        raise TrainingError(f"{output}: expected a name that ends in {RELEASED_SUFFIX}")
+    state = read_checkpoint(checkpoint)
+    network, _ = network_of(state)
+    round_to_half(network)
+    content = {key: state[key] for key in RELEASED_STATE}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_suffix(".partial")
+    try:
+        save_file(
+            {name: _compact(tensor) for name, tensor in network.state_dict().items()},
+            partial,
+            {"sem_depth": json.dumps(content)},
+        )
+        partial.replace(output)
+    except Exception as error:  # safetensors has an error of its own for a full disk
+        partial.unlink(missing_ok=True)
+        raise TrainingError(f"{output}: cannot be written ({error}); free space there or name another place") from error
+    return output.stat().st_size
+
+
+def _compact(tensor: Tensor) -> Tensor:
+    """In half precision where nothing is lost by it."""
+    half = tensor.half()
+    fits = tensor.dtype == torch.float32 and torch.equal(half.float(), tensor)
+    return (half if fits else tensor).contiguous()
