@@ -18,6 +18,7 @@ class RedDepth:
     """An engine that reads canonical depth in metres from the red channel and is equally sure everywhere."""
 
     description = "red channel"
+    concurrent = False
 
     def __init__(self, height: int, width: int, log_scale: float = -3.0) -> None:
         self.height, self.width, self.log_scale = height, width, log_scale

@@ -39,6 +39,10 @@ class DepthEngine(Protocol):
     def width(self) -> int:
         """Columns of the input in pixels."""
 
+    @property
+    def concurrent(self) -> bool:
+        """Whether several threads may call `infer` at once; the arrays returned are then each thread's own."""
+
     def infer(self, image: NDArray[np.uint8]) -> EngineOutput:
         """Run the network on `image`, uint8 (height, width, 3) RGB, C-contiguous.
 

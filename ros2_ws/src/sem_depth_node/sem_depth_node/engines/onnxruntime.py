@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -10,8 +12,22 @@ from sem_depth_node.bundle import BundleInput
 from sem_depth_node.engines.engine import EngineError, EngineOutput, check_image
 
 
+class _Arrays:
+    """Input and outputs of a session, bound once: a run then allocates nothing and its results land where they are
+    read."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, height: int, width: int) -> None:
+        plane = (1, height, width)
+        self.image = np.empty((*plane, 3), np.uint8)
+        self.depth, self.log_scale = np.empty(plane, np.float32), np.empty(plane, np.float32)
+        self.binding = session.io_binding()
+        self.binding.bind_input("image", "cpu", 0, np.uint8, self.image.shape, self.image.ctypes.data)
+        self.binding.bind_output("depth", "cpu", 0, np.float32, plane, self.depth.ctypes.data)
+        self.binding.bind_output("log_scale", "cpu", 0, np.float32, plane, self.log_scale.ctypes.data)
+
+
 class OnnxRuntimeEngine:
-    """Runs one input size of a bundle on the CPU.
+    """Runs one input size of a bundle on the CPU. A run leaves part of the processor idle, so runs may overlap.
 
     Args:
         bundle_input: the graph to load.
@@ -20,6 +36,8 @@ class OnnxRuntimeEngine:
     Raises:
         EngineError: the file does not load, or its inputs and outputs are not those of the bundle contract.
     """
+
+    concurrent = True
 
     def __init__(self, bundle_input: BundleInput, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
@@ -36,28 +54,23 @@ class OnnxRuntimeEngine:
         self.height, self.width = bundle_input.height, bundle_input.width
         self._check_contract(session, bundle_input)
         self.description = f"ONNX Runtime {onnxruntime.__version__} on CPU, {self.width}x{self.height}"
-        plane = (1, self.height, self.width)
-        self._image = np.empty((1, self.height, self.width, 3), np.uint8)
-        self._depth = np.empty(plane, np.float32)
-        self._log_scale = np.empty(plane, np.float32)
-        # Bound once to our own arrays: a run then allocates nothing and its results land where they are read.
-        self._binding = session.io_binding()
-        self._binding.bind_input("image", "cpu", 0, np.uint8, self._image.shape, self._image.ctypes.data)
-        self._binding.bind_output("depth", "cpu", 0, np.float32, plane, self._depth.ctypes.data)
-        self._binding.bind_output("log_scale", "cpu", 0, np.float32, plane, self._log_scale.ctypes.data)
         self._session: onnxruntime.InferenceSession | None = session
+        self._of_thread = threading.local()
 
     def infer(self, image: NDArray[np.uint8]) -> EngineOutput:
         """Run the network; see `DepthEngine.infer`."""
         check_image(image, self.height, self.width)
-        if self._session is None:
+        if (session := self._session) is None:
             raise EngineError("the ONNX Runtime engine is closed")
-        self._image[0] = image
+        arrays: _Arrays | None = getattr(self._of_thread, "arrays", None)
+        if arrays is None:
+            arrays = self._of_thread.arrays = _Arrays(session, self.height, self.width)
+        arrays.image[0] = image
         try:
-            self._session.run_with_iobinding(self._binding)
+            session.run_with_iobinding(arrays.binding)
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed on an image ({error})") from error
-        return EngineOutput(self._depth[0], self._log_scale[0])
+        return EngineOutput(arrays.depth[0], arrays.log_scale[0])
 
     def close(self) -> None:
         """Let go of the session and its memory."""

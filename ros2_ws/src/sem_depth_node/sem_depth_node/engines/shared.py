@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import numpy as np
@@ -15,18 +16,21 @@ class SharedEngine:
 
     Args:
         engine: shared; closed by whoever opened it.
-        lock: held while the engine runs; the same one for all engines of a device, which they would only fight over.
+        lock: held while the engine runs, unless that is `concurrent`; the same one for all engines of a device, which
+            they would only fight over.
     """
 
     def __init__(self, engine: DepthEngine, lock: threading.Lock) -> None:
-        self._engine, self._lock = engine, lock
+        self._engine = engine
+        self._turn = contextlib.nullcontext() if engine.concurrent else lock
+        self.concurrent = engine.concurrent
         self.height, self.width, self.description = engine.height, engine.width, engine.description
         self._output = EngineOutput(*(np.empty((engine.height, engine.width), np.float32) for _ in range(2)))
 
     def infer(self, image: NDArray[np.uint8]) -> EngineOutput:
         """Run the network; see `DepthEngine.infer`."""
-        with self._lock:
-            # Copied, because the engine's own arrays are the next user's as soon as the lock is free.
+        with self._turn:
+            # Copied, because the engine's own arrays are the next user's, or the next one's of this thread.
             for own, answer in zip(self._output, self._engine.infer(image), strict=True):
                 np.copyto(own, answer)
         return self._output

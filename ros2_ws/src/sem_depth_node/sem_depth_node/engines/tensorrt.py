@@ -49,6 +49,8 @@ class TensorRtEngine:
         EngineError: the plan's inputs and outputs are not those of the bundle contract, or the GPU is out of memory.
     """
 
+    concurrent = False
+
     def __init__(
         self,
         plan: memoryview,
