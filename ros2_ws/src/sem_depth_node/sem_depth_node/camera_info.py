@@ -43,7 +43,9 @@ def camera_from_info(info: CameraInfoMessage, rectified: bool = False) -> Camera
     name, matrix, columns = ("P", info.p, 4) if rectified else ("K", info.k, 3)
     fx, cx, fy, cy = matrix[0], matrix[2], matrix[columns + 1], matrix[columns + 2]
     if not (fx > 0 and fy > 0 and all(map(math.isfinite, (fx, fy, cx, cy)))):
-        hint = " (P is filled: it is used with rectification upstream)" if not rectified and info.p[0] > 0 else ""
+        hint = ""
+        if not rectified and info.p[0] > 0:
+            hint = " (P is filled: where images are rectified, --rectified or the parameter rectification:=upstream use it)"
         raise BadInput(
             "camera_info_invalid",
             f"camera_info {name} holds fx={fx:g}, fy={fy:g}, cx={cx:g}, cy={cy:g}, expected finite numbers and "

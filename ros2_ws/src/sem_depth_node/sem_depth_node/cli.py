@@ -162,7 +162,7 @@ def record(
     known = {name: kind or None for name, _, kind in (topic.partition("=") for topic in topics)}
     with (
         _exit_2_on(BagError, TimeoutError, ImportError),
-        BagWriter(out, compress=compress, force=force) as writer,
+        BagWriter(out, compress=compress, force=force, sweep=False) as writer,
         _ros("sem_depth_record") as node,
     ):
         import rclpy
@@ -272,7 +272,7 @@ def evaluate(
     from sem_depth_node.bags.streams import find_camera, find_lidar
 
     protocol = scoring.Protocol(crop.value, max_depth, not keep_hidden, median_scaling)
-    with _exit_2_on(BagError), contextlib.ExitStack() as stack:
+    with _exit_2_on(BagError, OSError), contextlib.ExitStack() as stack:
         reader = stack.enter_context(BagReader(bag))
         recording = reader if predictions is None else stack.enter_context(BagReader(predictions))
         lidar = find_lidar(reader, lidar_topic)
@@ -305,9 +305,10 @@ def evaluate(
             f"engine {timing.engine.median:.1f} ms, overhead {timing.overhead.median:.1f} ms"
         )
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
-        write_evaluation_plots(out / "evaluation.png", bag.name, scores)
+        with _exit_2_on(OSError):
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+            write_evaluation_plots(out / "evaluation.png", bag.name, scores)
         messages.print(f"{out}: evaluation.json, evaluation.png")
 
 
@@ -390,7 +391,7 @@ def kitti_to_bag(
     from sem_depth_node.bags.reader import BagError
 
     began = time.monotonic()
-    with _exit_2_on(KittiError, BagError), messages.status(f"converting {folder}") as status:
+    with _exit_2_on(KittiError, BagError, OSError), messages.status(f"converting {folder}") as status:
         count = itertools.count(1)
         report = convert(
             open_kitti(folder, calibration),
@@ -440,7 +441,7 @@ def waymo_to_bag(
     from sem_depth_node.bags.waymo.tfrecord import TfrecordSegment
 
     began = time.monotonic()
-    with _exit_2_on(BagError, WaymoError), messages.status(f"converting {source}") as status:
+    with _exit_2_on(BagError, WaymoError, OSError), messages.status(f"converting {source}") as status:
         opened: WaymoSegment
         if source.is_file():
             opened = TfrecordSegment(source, lidar=lidar)

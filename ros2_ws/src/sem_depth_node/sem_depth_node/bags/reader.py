@@ -80,7 +80,10 @@ class BagReader:
         self._reader: AnyReader
 
     def __enter__(self) -> BagReader:
-        _check_openable(self.path)
+        try:
+            _check_openable(self.path)
+        except OSError as error:
+            raise BagError(f"{self.path}: cannot be read: {error}") from error
         try:
             self._reader = AnyReader([self.path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
             self._reader.open()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import re
 import shutil
+import sqlite3
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -24,6 +28,8 @@ from rosbags.typesys import Stores, get_typestore
 from sem_depth_node.bags.reader import BagError, BagReader
 
 Storage = Literal["mcap", "sqlite3"]
+
+_LOCK = "in_use"
 
 _INFINITE = QosTime(9223372036, 854775807)
 
@@ -52,20 +58,30 @@ TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
 class BagWriter:
     """A rosbag2 folder being written, as `ros2 bag` of Jazzy reads it (metadata version 9).
 
-    Written beside its destination and moved there when the context ends without an exception; otherwise nothing stays.
+    Written beside its destination, in a hidden folder, and moved there when the context ends without an exception;
+    otherwise nothing stays. Only a process that is killed leaves that folder behind; the next writer of the same bag
+    removes it.
 
     Args:
         path: the folder to make.
         storage: "mcap" or "sqlite3".
         compress: zstd the chunks of an mcap; readers need no telling.
         force: replace an existing bag.
+        sweep: remove what a killed writer of the same bag left. Not for recordings, which cannot be made again.
 
     Raises:
-        BagError: `path` exists and `force` is not given, or it exists and is no bag; `compress` without mcap.
+        BagError: `path` exists and `force` is not given, or it exists and is no bag; `compress` without mcap. While
+            writing, what the disk refuses.
     """
 
     def __init__(
-        self, path: str | Path, storage: Storage = "mcap", *, compress: bool = False, force: bool = False
+        self,
+        path: str | Path,
+        storage: Storage = "mcap",
+        *,
+        compress: bool = False,
+        force: bool = False,
+        sweep: bool = True,
     ) -> None:
         self.path = Path(path)
         if compress and storage != "mcap":
@@ -73,31 +89,39 @@ class BagWriter:
         check_replaceable(self.path, force)
         self._storage = StoragePlugin[storage.upper()]
         self._compress = compress
+        self._sweep = sweep
         self._connections: dict[str, Connection] = {}
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> BagWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._staging = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
-        # rosbags names the storage file after the folder, so the folder has its final name inside the staging folder.
-        self._writer = Writer(self._staging / self.path.name, version=9, storage_plugin=self._storage)
-        if self._compress:
-            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
-        self._writer.open()
+        with contextlib.ExitStack() as opening, self._refusals():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self._sweep:
+                _remove_abandoned(self.path)
+            self._staging = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
+            opening.callback(shutil.rmtree, self._staging, ignore_errors=True)
+            opening.enter_context(_marked_in_use(self._staging))
+            # rosbags names the storage file after the folder, so the folder inside has its final name.
+            self._writer = Writer(self._staging / self.path.name, version=9, storage_plugin=self._storage)
+            if self._compress:
+                self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+            self._writer.open()
+            self._open = opening.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with self._open:
             if error is not None:
-                self._writer.abort()
+                with contextlib.suppress(OSError, sqlite3.Error):  # what went wrong is said already
+                    self._writer.abort()
                 return
-            self._writer.close()
-            if self.path.exists():
-                self.path.rename(self._staging / "replaced")
-            (self._staging / self.path.name).rename(self.path)
-        finally:
-            shutil.rmtree(self._staging, ignore_errors=True)
+            with self._refusals():
+                self._writer.close()
+                if self.path.exists():
+                    self.path.rename(self._staging / "replaced")
+                (self._staging / self.path.name).rename(self.path)
 
     def add_topic(
         self,
@@ -120,14 +144,15 @@ class BagWriter:
         if topic in self._connections:
             return
         text, digest = definition or (None, None)
-        self._connections[topic] = self._writer.add_connection(
-            topic,
-            message_type,
-            typestore=TYPESTORE if definition is None else None,
-            msgdef=text,
-            rihs01=digest,
-            offered_qos_profiles=tuple(qos) or (LATCHED_QOS if latched else RELIABLE_QOS,),
-        )
+        with self._refusals():
+            self._connections[topic] = self._writer.add_connection(
+                topic,
+                message_type,
+                typestore=TYPESTORE if definition is None else None,
+                msgdef=text,
+                rihs01=digest,
+                offered_qos_profiles=tuple(qos) or (LATCHED_QOS if latched else RELIABLE_QOS,),
+            )
 
     def write(self, topic: str, time: int, message: Any, *, latched: bool = False) -> None:
         """Write a message made from a class of `TYPESTORE`, announcing its topic where needed.
@@ -144,7 +169,16 @@ class BagWriter:
 
     def write_serialized(self, topic: str, time: int, data: bytes | memoryview) -> None:
         """Write the CDR bytes of a message of an announced topic."""
-        self._writer.write(self._connections[topic], time, data)
+        with self._refusals():
+            self._writer.write(self._connections[topic], time, data)
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """What the disk refuses, as a BagError."""
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise BagError(f"{self.path}: cannot be written: {error}") from error
 
 
 def check_replaceable(path: Path, force: bool) -> None:
@@ -155,6 +189,28 @@ def check_replaceable(path: Path, force: bool) -> None:
         raise BagError(f"{path}: exists already; --force replaces it")
     if not (path / "metadata.yaml").is_file():
         raise BagError(f"{path}: exists and is not a rosbag2 folder, so --force does not replace it")
+
+
+@contextlib.contextmanager
+def _marked_in_use(staging: Path) -> Iterator[None]:
+    """Holds a lock on a file in a staging folder. The system lets go of it however the process ends."""
+    with (staging / _LOCK).open("w") as lock:
+        with contextlib.suppress(OSError):  # a file system without locks: there, nothing is ever taken for abandoned
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the staging folders of writers of `path` that were killed."""
+    for staging in path.parent.iterdir():
+        # tempfile puts eight characters behind the prefix.
+        if re.fullmatch(rf"\.{re.escape(path.name)}-\w{{8}}", staging.name) and (staging / _LOCK).is_file():
+            with (staging / _LOCK).open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:  # in use, or nobody can tell
+                    continue
+                shutil.rmtree(staging)
 
 
 def copy_compressed(source: BagReader, path: Path, *, force: bool = False) -> None:

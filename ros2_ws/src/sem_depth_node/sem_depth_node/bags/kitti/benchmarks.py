@@ -23,6 +23,7 @@ from sem_depth_node.bags.kitti.files import (
     numbered,
     read_numbers,
     read_scan,
+    read_table,
     size_of,
 )
 from sem_depth_node.bags.kitti.sequence import (
@@ -59,7 +60,7 @@ class OdometrySequence(KittiSequence):
         self._calib = read_numbers(folder / "calib.txt")
         if not (folder / "times.txt").is_file():
             raise KittiError(f"{folder / 'times.txt'}: missing, so the times of the frames are not known")
-        times = np.loadtxt(folder / "times.txt", ndmin=1)
+        times = read_table(folder / "times.txt", 1)[:, 0]
         self._stamps = [UNDATED + round(seconds * SECOND) for seconds in times.tolist()]
         self.notes.append("the odometry set has no dates: stamps begin at 2001-09-09 01:46:40 UTC")
 
@@ -91,9 +92,7 @@ class OdometrySequence(KittiSequence):
         if not file.is_file():
             self.notes.append(f"no poses ({file})")
             return
-        poses = np.loadtxt(file, ndmin=2)
-        if poses.shape[1] != 12:
-            raise KittiError(f"{file}: lines of {poses.shape[1]} numbers, expected 12 (a 3x4 matrix)")
+        poses = read_table(file, 12)
         width, height = 1, 1  # of no matter to where the camera is
         camera_from_base = self._calibration(0, width, height).camera_from_lidar @ inverse(LIDAR_IN_BASE)
         for stamp, pose in zip(self._stamps, poses.reshape(-1, 3, 4), strict=False):

@@ -16,6 +16,10 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 SECOND = 1_000_000_000
 
+_PNG_BEGINS = b"\x89PNG\r\n\x1a\n"
+_PNG_ENDS = b"IEND\xaeB`\x82"  # the last chunk is empty, so its checksum is always the same
+_POINT_BYTES = 16
+
 
 class KittiError(Exception):
     """A folder that is not KITTI, or of which something needed is missing; the message names the file."""
@@ -38,12 +42,30 @@ def size_of(file: Path) -> tuple[int, int]:
         KittiError: it is no image.
     """
     data = file.read_bytes()
-    if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) > 24:
+    if data.startswith(_PNG_BEGINS) and len(data) > 24:
         return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     pixels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise KittiError(f"{file}: not an image that can be decoded")
     return pixels.shape[1], pixels.shape[0]
+
+
+def read_whole_image(file: Path) -> bytes:
+    """The bytes of a PNG or JPEG file, without decoding it.
+
+    Raises:
+        KittiError: it is neither, or cut short.
+    """
+    data = file.read_bytes()
+    if data.startswith(_PNG_BEGINS):
+        whole = data.endswith(_PNG_ENDS)
+    elif data.startswith(b"\xff\xd8"):
+        whole = data.rstrip(b"\0").endswith(b"\xff\xd9")
+    else:
+        raise KittiError(f"{file}: neither a PNG nor a JPEG file")
+    if not whole:
+        raise KittiError(f"{file}: cut short after {len(data)} bytes")
+    return data
 
 
 def read_scan(file: Path) -> NDArray[np.float32]:
@@ -52,25 +74,56 @@ def read_scan(file: Path) -> NDArray[np.float32]:
     Raises:
         KittiError: the file is no list of points.
     """
+    if file.suffix == ".txt":
+        return read_table(file, 4).astype(np.float32)
+    data = file.read_bytes()
+    if not data or len(data) % _POINT_BYTES:
+        raise KittiError(f"{file}: {len(data)} bytes, expected {_POINT_BYTES} for each point: cut short?")
+    return np.frombuffer(data, "<f4").reshape(-1, 4)
+
+
+def read_text(file: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        KittiError: it is not text.
+    """
     try:
-        numbers = np.loadtxt(file, np.float32).ravel() if file.suffix == ".txt" else np.fromfile(file, np.float32)
-    except ValueError as error:
-        raise KittiError(f"{file}: not a scan: {error}") from error
-    if not numbers.size or numbers.size % 4:
-        raise KittiError(f"{file}: {numbers.size} numbers, expected four for each point")
-    return numbers.reshape(-1, 4)
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise KittiError(f"{file}: not a text file: {error}") from error
+
+
+def read_table(file: Path, columns: int) -> NDArray[np.float64]:
+    """Lines of `columns` numbers each, as (N, columns).
+
+    Raises:
+        KittiError: it has other lines, or none.
+    """
+    rows = []
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        try:
+            row = [float(word) for word in line.split()]
+        except ValueError as error:
+            raise KittiError(f"{file}, line {number}: {error}") from error
+        if row and len(row) != columns:
+            raise KittiError(f"{file}, line {number}: {len(row)} numbers, expected {columns}")
+        rows += [row] if row else []
+    if not rows:
+        raise KittiError(f"{file}: empty, expected lines of {columns} numbers")
+    return np.array(rows)
 
 
 def read_numbers(file: Path) -> dict[str, NDArray[np.float64]]:
     """The lines `key: numbers` of a calibration file; other lines are left out.
 
     Raises:
-        KittiError: it is missing.
+        KittiError: it is missing, or not text.
     """
     if not file.is_file():
         raise KittiError(f"{file}: missing, it comes with KITTI's calibration download")
     values = {}
-    for line in file.read_text().splitlines():
+    for line in read_text(file).splitlines():
         key, colon, rest = line.partition(":")
         try:
             numbers = np.array([float(word) for word in rest.split()])
@@ -87,11 +140,16 @@ def parse_stamp(line: str, file: Path, number: int) -> int:
     Raises:
         KittiError: it is no such time; names `file` and line `number`.
     """
-    match = re.fullmatch(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.(\d{1,9}))?", line.strip())
-    if not match:
-        raise KittiError(f"{file}, line {number}: {line!r} is not a time, expected 2011-09-26 13:02:25.594360375")
-    seconds = calendar.timegm(time.strptime(match[1], "%Y-%m-%d %H:%M:%S"))
-    return seconds * SECOND + int((match[2] or "").ljust(9, "0"))
+    whole, _, fraction = line.strip().partition(".")
+    try:
+        if not re.fullmatch(r"\d{0,9}", fraction):
+            raise ValueError("its fraction is not one of nanoseconds")
+        seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%d %H:%M:%S"))
+    except ValueError as error:
+        raise KittiError(
+            f"{file}, line {number}: {line!r} is not a time, expected 2011-09-26 13:02:25.594360375"
+        ) from error
+    return seconds * SECOND + int(fraction.ljust(9, "0"))
 
 
 def in_words(numbers: Sequence[int]) -> str:

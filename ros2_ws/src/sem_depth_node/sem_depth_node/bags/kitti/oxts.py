@@ -12,7 +12,7 @@ from rosbags.typesys.stores import ros2_jazzy as ros
 
 from sem_depth_node.bags import messages
 from sem_depth_node.bags.kitti.calibration import IMU_IN_BASE, Matrix, inverse
-from sem_depth_node.bags.kitti.files import KittiError
+from sem_depth_node.bags.kitti.files import read_table
 from sem_depth_node.bags.kitti.sequence import BASE, IMU, MAP, Timed
 from sem_depth_node.transforms import quaternion
 
@@ -40,10 +40,8 @@ class Oxts:
         Raises:
             KittiError: it does not hold the 30 numbers of dataformat.txt.
         """
-        numbers = file.read_text().split()
-        if len(numbers) != len(_OXTS_FIELDS):
-            raise KittiError(f"{file}: {len(numbers)} numbers, expected {len(_OXTS_FIELDS)}")
-        return cls(dict(zip(_OXTS_FIELDS, map(float, numbers), strict=True)))
+        numbers = read_table(file, len(_OXTS_FIELDS))[0]
+        return cls(dict(zip(_OXTS_FIELDS, numbers.tolist(), strict=True)))
 
     @property
     def rotation(self) -> Matrix:

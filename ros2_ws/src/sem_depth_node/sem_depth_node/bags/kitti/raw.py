@@ -27,6 +27,7 @@ from sem_depth_node.bags.kitti.files import (
     parse_stamp,
     read_numbers,
     read_scan,
+    read_text,
 )
 from sem_depth_node.bags.kitti.oxts import Oxts
 from sem_depth_node.bags.kitti.sequence import (
@@ -165,7 +166,7 @@ class RawDrive(KittiSequence):
             return {}
         if not file.is_file():
             raise KittiError(f"{file}: missing, so the times of {folder.name} are not known")
-        lines = enumerate(file.read_text().splitlines())
+        lines = enumerate(read_text(file).splitlines())
         return {number: parse_stamp(line, file, number + 1) for number, line in lines if line.strip()}
 
 

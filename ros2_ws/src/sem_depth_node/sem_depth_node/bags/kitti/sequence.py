@@ -12,7 +12,7 @@ import cv2
 
 from sem_depth_node.bags import messages
 from sem_depth_node.bags.kitti.calibration import Calibration
-from sem_depth_node.bags.kitti.files import KittiError, size_of
+from sem_depth_node.bags.kitti.files import KittiError, read_whole_image, size_of
 
 MAP, BASE, IMU, LIDAR = "map", "base_link", "imu_link", "velo_link"
 
@@ -98,7 +98,7 @@ def image_messages(
     head = messages.header(stamp, optical(number))
     camera = calibration.camera
     if compressed:
-        size, message = size_of(file), messages.compressed_image(head, file.read_bytes(), _format(file))
+        size, message = size_of(file), messages.compressed_image(head, read_whole_image(file), _format(file))
         topic = f"{folder}/{kind}/compressed"
     else:
         pixels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
