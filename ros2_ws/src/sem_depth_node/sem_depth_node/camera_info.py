@@ -45,7 +45,7 @@ def camera_from_info(info: CameraInfoMessage, rectified: bool = False) -> Camera
     if not (fx > 0 and fy > 0 and all(map(math.isfinite, (fx, fy, cx, cy)))):
         hint = ""
         if not rectified and info.p[0] > 0:
-            hint = " (P is filled: where images are rectified, --rectified or the parameter rectification:=upstream use it)"
+            hint = " (P is filled: for rectified images, --rectified or parameter rectification:=upstream takes it)"
         raise BadInput(
             "camera_info_invalid",
             f"camera_info {name} holds fx={fx:g}, fy={fy:g}, cx={cx:g}, cy={cy:g}, expected finite numbers and "
