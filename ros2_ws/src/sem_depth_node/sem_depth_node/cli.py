@@ -478,50 +478,95 @@ def benchmark(
     engine: Annotated[str, typer.Option(help="auto, tensorrt or onnxruntime.")] = "auto",
     image_size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the camera image.")] = "1242x375",
     against: Annotated[
-        list[Path] | None, typer.Option(help="Another ONNX network to time in the same turns; repeat for several.")
+        list[Path] | None,
+        typer.Option(help="Another ONNX network or bundle to time in the same turns; repeat for several."),
     ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of the CPU engine; 0 takes one per core.")] = 0,
+    threads: Annotated[
+        str, typer.Option(help="Threads of the CPU engine; 0 takes one per core. Several, as 1,2, are compared.")
+    ] = "0",
     rounds: Annotated[int, typer.Option(help="Turns each subject gets.")] = 10,
     repetitions: Annotated[int, typer.Option(help="Runs in a turn.")] = 5,
+    node: Annotated[bool, typer.Option(help="Measure the whole node over DDS, too.")] = True,
+    node_rates: Annotated[str, typer.Option(help="Images a second shown to the node; 30 is more than it takes.")] = (
+        "10,30"
+    ),
+    node_rounds: Annotated[int, typer.Option(help="Turns of the node at each rate and number of threads.")] = 2,
+    node_seconds: Annotated[float, typer.Option(help="Seconds of a turn of the node that count.")] = 8.0,
+    overlap: Annotated[bool, typer.Option(help="Measure the node with its parameter overlap as well.")] = False,
+    shared_memory: Annotated[bool, typer.Option(help="Use the shared memory profile that ships, for images.")] = True,
     report: Annotated[Path | None, typer.Option(help="Write what was measured as JSON to this file.")] = None,
 ) -> None:
-    """Time the engine, the estimator and the frame path on this machine, in turns."""
-    from rich.table import Table
-
-    from sem_depth_node import benchmark as bench
+    """Time the engine, the estimator, the frame path and the whole node on this machine, in turns."""
+    from sem_depth_node.benchmark.machine import company, peak_memory_mib, this_machine
+    from sem_depth_node.benchmark.report import as_json, nodes_table, timings_table
+    from sem_depth_node.benchmark.subjects import cloud_subjects, engine_subjects, frame_path_subjects, onnx_subject
+    from sem_depth_node.benchmark.turns import time_in_turns
     from sem_depth_node.bundle import BundleError, ModelBundle
     from sem_depth_node.camera import CameraModel
+    from sem_depth_node.child_process import ProcessError
     from sem_depth_node.engines.engine import EngineError
     from sem_depth_node.engines.select import open_engines
     from sem_depth_node.estimator import DepthEstimator
     from sem_depth_node.shipped import default_bundle
 
-    with _exit_2_on(BundleError, EngineError, ValueError):
+    machine = this_machine()
+    with _exit_2_on(BundleError, EngineError, ValueError), company() as others:
         width, height = _size(image_size)
+        counts, rates = ([float(word) for word in words.split(",")] for words in (threads, node_rates))
         loaded = ModelBundle.load(bundle or default_bundle())
-        estimator = DepthEstimator(loaded, open_engines(loaded, engine, threads=threads))
+        subjects = []
+        for count in map(int, counts):
+            engines = open_engines(loaded, engine, threads=count)
+            remark = f", {count} threads" if len(counts) > 1 else ""
+            subjects += engine_subjects(engines, remark)
+        for other in against or ():
+            if other.is_dir():
+                rival = ModelBundle.load(other)
+                for count in map(int, counts):
+                    subjects += engine_subjects(open_engines(rival, engine, threads=count), f", {rival.manifest.name}")
+            else:
+                subjects += [onnx_subject(other, int(count)) for count in counts]
+        estimator = DepthEstimator(loaded, engines)
         estimator.warm_up()
         camera = CameraModel(width, height, 0.58 * width, 0.58 * width, width / 2 - 0.5, 0.46 * height)
-        machine = bench.this_machine()
-        subjects = bench.engine_subjects(estimator) + [bench.onnx_subject(path, threads) for path in against or ()]
-        timings = bench.time_in_turns(subjects + bench.frame_path_subjects(estimator, camera), rounds, repetitions)
-    table = Table("what", "median ms", "p5", "p95", "ratio to the first", title=f"{loaded.manifest.name}, {engine}")
-    for timing in timings:
-        ratio = f"{timing.ratio:.2f} ({timing.ratio_low:.2f}..{timing.ratio_high:.2f})"
-        table.add_row(
-            timing.name,
-            f"{timing.median:.2f}",
-            f"{timing.p5:.2f}",
-            f"{timing.p95:.2f}",
-            ratio if timing.stage == "engine" else "",
-        )
-    Console().print(table)
+        subjects += frame_path_subjects(estimator, camera) + cloud_subjects(camera)
+        timings = time_in_turns(subjects, rounds, repetitions)
+        peak = peak_memory_mib()
+        estimator.close()
+    Console().print(timings_table(timings, f"{loaded.manifest.name}, {engine}"))
     Console(highlight=False).print(
-        f"{machine.processor}, {machine.cores} cores, {machine.memory_gib} GiB, load {machine.load_before} before; "
-        f"{rounds} turns of {repetitions}; peak memory {bench.peak_memory_mib():.0f} MiB"
+        f"{machine}; {rounds} turns of {repetitions}; peak memory {peak:.0f} MiB; others used {others.processors} "
+        "processors meanwhile"
     )
+    nodes = []
+    if node:
+        _use_shared_memory(shared_memory)
+        with _exit_2_on(ImportError, FileNotFoundError, ValueError, ProcessError), messages.status("") as status:
+            from sem_depth_node.ros.node_benchmark import NodeSetup, measure_node
+
+            setups = []
+            for rate, count, beside in itertools.product(rates, map(int, counts), (False, True)[: 1 + overlap]):
+                name = f"{rate:g} Hz" + (f", {count} threads" if len(counts) > 1 else "") + ", overlap" * beside
+                parameters = [f"engine:={engine}", f"threads:={count}", f"overlap:={str(beside).lower()}"]
+                parameters.append(f"bundle:={loaded.folder.resolve()}")
+                setups.append(NodeSetup(name, tuple(parameters), rate, width, height))
+            nodes = measure_node(setups, node_rounds, node_seconds, status.update)
+        Console().print(nodes_table(nodes))
+        Console(highlight=False).print(
+            f"{node_rounds} turns of {node_seconds:g} s; median (5 % .. 95 %) of the frames answered; age: from the "
+            "image's stamp to the output's arrival in another process"
+        )
     if report is not None:
-        report.write_text(json.dumps(bench.as_report(timings, machine, loaded.manifest.name), indent=2) + "\n")
+        report.write_text(json.dumps(as_json(loaded.manifest.name, machine, others, timings, nodes), indent=2) + "\n")
+
+
+def _use_shared_memory(wanted: bool) -> None:
+    """Give this process, and those it starts, the profile with room for images; a profile that is set already stays."""
+    from sem_depth_node.shipped import shipped_folder
+
+    if wanted:
+        for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+            os.environ.setdefault(variable, str(shipped_folder("config") / "fastdds_shared_memory.xml"))
 
 
 @app.command("build-engine")
@@ -632,24 +677,22 @@ def benchmark_cameras(
     """Count depth images of several cameras, from one node for all and from one node each, in turns."""
     from rich.table import Table
 
-    from sem_depth_node import benchmark as bench
-    from sem_depth_node.shipped import shipped_folder
+    from sem_depth_node.benchmark.machine import this_machine
+    from sem_depth_node.child_process import ProcessError
 
-    if shared_memory:
-        for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
-            os.environ.setdefault(variable, str(shipped_folder("config") / "fastdds_shared_memory.xml"))
+    _use_shared_memory(shared_memory)
     parameters = [f"engine:={engine}", f"threads:={threads}", f"workers:={workers}"]
     if bundle is not None:
         parameters.append(f"bundle:={bundle.resolve()}")
     with _exit_2_on(ImportError, FileNotFoundError, ValueError):
-        from sem_depth_node.ros.camera_rig import Arrangement, RigError, RigMeasurement, RigSettings, measure
+        from sem_depth_node.ros.camera_rig import Arrangement, RigMeasurement, RigSettings, measure
 
         width, height = _size(image_size)
         settings = RigSettings(tuple(rate or [10.0] * 5), width, height, seconds, tuple(parameters))
     arrangements: list[Arrangement] = ["shared", "separate"] if separate else ["shared"]
-    machine = bench.this_machine()
+    machine = this_machine()
     turns: list[RigMeasurement] = []
-    with _exit_2_on(RigError), messages.status("") as status:
+    with _exit_2_on(ProcessError), messages.status("") as status:
         for _ in range(rounds):
             turns += [measure(arrangement, settings, status.update) for arrangement in arrangements]
     table = Table("", *("one node for all" if a == "shared" else "one node each" for a in arrangements))

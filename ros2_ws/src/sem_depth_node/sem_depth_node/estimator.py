@@ -53,6 +53,25 @@ class DepthEstimate:
     engine_seconds: float
 
 
+@dataclass(frozen=True)
+class Inference:
+    """What the network says of one image, before it is metres.
+
+    Attributes:
+        path: that the image went.
+        output: of the engine.
+        engine_seconds: time spent inside the engine.
+    """
+
+    path: FramePath
+    output: EngineOutput
+    engine_seconds: float
+
+    def to_estimate(self, scale: float = 1.0) -> DepthEstimate:
+        """The second half of `DepthEstimator.estimate`."""
+        return self.path.to_estimate(self.output, self.engine_seconds, scale)
+
+
 class DepthEstimator:
     """Estimates metric depth with the engines of one bundle.
 
@@ -84,6 +103,13 @@ class DepthEstimator:
             ValueError: the image is not uint8 (H, W, 3) of the camera's size.
             EngineError: the engine failed.
         """
+        return self.infer(image, camera).to_estimate(scale)
+
+    def infer(self, image: NDArray[np.uint8], camera: CameraModel) -> Inference:
+        """What the network says of `image`; the first half of `estimate`, with the same arguments and errors.
+
+        The rest may run in another thread, but not beside another call of this estimator.
+        """
         if image.dtype != np.uint8 or image.shape != (camera.height, camera.width, 3):
             raise ValueError(
                 f"image is {image.dtype} {image.shape}, expected uint8 {(camera.height, camera.width, 3)} "
@@ -93,8 +119,7 @@ class DepthEstimator:
         engine_input = path.framing.to_engine(image)
         start = time.perf_counter()
         output = path.engine.infer(engine_input)
-        engine_seconds = time.perf_counter() - start
-        return path.to_estimate(output, engine_seconds, scale)
+        return Inference(path, output, time.perf_counter() - start)
 
     def warm_up(self) -> None:
         """Run every engine once on a black image, so that the first real frame does not pay for first use."""
@@ -135,8 +160,10 @@ class FramePath:
         self._metres_per_canonical = np.float32(self.framing.camera.focal_length / manifest.canonical_focal_length)
         self._depth = np.empty((engine.height, engine.width), np.float32)
         self._confidence = np.empty_like(self._depth)
-        self._bars = np.ones(self._depth.shape, bool)  # of a letterbox: no part of the image
-        self._bars[self.framing.target.slices] = False
+        self._bars: NDArray[np.bool_] | None = None  # of a letterbox: no part of the image
+        if self._depth[self.framing.target.slices].shape != self._depth.shape:
+            self._bars = np.ones(self._depth.shape, bool)
+            self._bars[self.framing.target.slices] = False
         if settings.native_size:
             self._camera_out = self.framing.camera
             self._depth_out, self._confidence_out = self._depth, self._confidence
@@ -150,7 +177,8 @@ class FramePath:
         depth, certainty = self._depth, self._confidence
         np.multiply(output.depth, self._metres_per_canonical * np.float32(scale), out=depth)
         confidence(output.log_scale, out=certainty)
-        depth[self._bars] = np.nan  # before edges are looked for: a bar's border is none
+        if self._bars is not None:
+            depth[self._bars] = np.nan  # before edges are looked for: a bar's border is none
         mark_impossible(depth)
         mark_flying_pixels(depth, self.settings.flying_pixel_threshold)
         if self.settings.min_confidence > 0:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sem_depth_node.benchmark import Subject, time_in_turns
+from sem_depth_node.benchmark.turns import Subject, time_in_turns
 from sem_depth_node.bundle import ModelBundle
 from sem_depth_node.cli import app
 

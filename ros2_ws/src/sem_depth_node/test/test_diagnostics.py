@@ -53,7 +53,7 @@ def test_severe_faults_are_errors(clock: Clock) -> None:
     assert faults.last[0][0].severe
 
 
-TIMING = FrameTiming(waiting=0.001, decoding=0.002, engine=0.1, estimating=0.003, publishing=0.004)
+TIMING = FrameTiming(waiting=0.001, decoding=0.002, engine=0.1, estimating=0.003, building=0.001, publishing=0.003)
 
 
 def test_overhead_is_all_but_waiting_and_the_engine() -> None:

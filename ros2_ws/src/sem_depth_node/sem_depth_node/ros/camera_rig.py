@@ -9,29 +9,26 @@ import array
 import contextlib
 import itertools
 import os
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image
 
+from sem_depth_node.child_process import ProcessError
 from sem_depth_node.ros.diagnostics import percentile
+from sem_depth_node.ros.node_process import NodeProcess
+from sem_depth_node.ros.spinning import spinning_node
 
 # "shared": one node with all cameras. "separate": one node, in a process of its own, for each camera.
 Arrangement = Literal["shared", "separate"]
@@ -43,11 +40,6 @@ _GETS_READY = 120.0  # seconds; an engine that must be compiled is to be compile
 _SETTLES = 1.5
 # Frames of this long are not counted: first use, first diagnostics.
 _WARM_UP = 3.0
-_ENDS = 20.0
-
-
-class RigError(Exception):
-    """The node did not start or ended early; the message has the end of its log."""
 
 
 @dataclass(frozen=True)
@@ -143,17 +135,17 @@ def measure(
         say: told of each phase.
 
     Raises:
-        RigError: a node did not start, ended early, or answered nothing.
+        ProcessError: a node did not start, ended early, or answered nothing.
     """
     load = os.getloadavg()[0]
     cameras = settings.cameras
     with tempfile.TemporaryDirectory() as logs, contextlib.ExitStack() as stack:
         say(f"{arrangement}: starting")
         nodes = [
-            stack.enter_context(_node(arguments, Path(logs) / f"{index}.log"))
+            stack.enter_context(NodeProcess(arguments, Path(logs) / f"{index}.log"))
             for index, arguments in enumerate(_node_arguments(arrangement, settings))
         ]
-        rig = stack.enter_context(_rig(settings))
+        rig = _Rig(stack.enter_context(spinning_node("camera_rig", _NAMESPACE)), settings)
         rig.wait_until_matched(nodes)
         say(f"{arrangement}: measuring for {settings.seconds:g} s")
         rig.run(_WARM_UP)
@@ -168,7 +160,7 @@ def measure(
         rig_used = time.process_time() - before[1]
         latencies = [latency for count in counts.values() for latency in count.latencies]
         if not latencies:
-            raise RigError(f"no depth image came within {seconds:.0f} s; {nodes[0].tail}")
+            raise ProcessError(f"no depth image came within {seconds:.0f} s; {nodes[0].tail}")
     return RigMeasurement(
         arrangement,
         {name: counts[name].sent / seconds for name in cameras},
@@ -205,7 +197,7 @@ class _Rig:
                 node.create_subscription(DiagnosticArray, f"{name}/depth/timing", self._on_timing(name), 20),
             ]
 
-    def wait_until_matched(self, nodes: Sequence[_NodeProcess]) -> None:
+    def wait_until_matched(self, nodes: Sequence[NodeProcess]) -> None:
         give_up, since = time.monotonic() + _GETS_READY, None
         while True:
             for process in nodes:
@@ -218,7 +210,7 @@ class _Rig:
             if since is not None and now - since > _SETTLES:
                 return
             if now > give_up:
-                raise RigError(f"the topics of all cameras did not match within {_GETS_READY:g} s; {nodes[0].tail}")
+                raise ProcessError(f"the topics of all cameras did not match within {_GETS_READY:g} s; {nodes[0].tail}")
             time.sleep(0.05)
 
     def run(self, seconds: float) -> dict[str, CameraRate]:
@@ -270,84 +262,9 @@ class _Rig:
         return receive
 
 
-class _NodeProcess:
-    """The node as a process."""
-
-    def __init__(self, arguments: Sequence[str], log: Path) -> None:
-        self._log = log
-        with log.open("w", encoding="utf-8") as file:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "sem_depth_node.ros.node", "--ros-args", *arguments],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-            )
-
-    def check_alive(self) -> None:
-        if self._process.poll() is not None or "cannot configure: " in self._log.read_text(encoding="utf-8"):
-            raise RigError(f"the node cannot run; {self.tail}")
-
-    @property
-    def tail(self) -> str:
-        return "the end of its log:\n" + "\n".join(self._log.read_text(encoding="utf-8").splitlines()[-15:])
-
-    @property
-    def processor_seconds(self) -> float:
-        values = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime, proc(5)
-
-    @property
-    def memory_mib(self) -> float:
-        lines = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text().splitlines()
-        return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
-
-    def end(self) -> None:
-        self._process.send_signal(signal.SIGINT)
-        try:
-            self._process.wait(_ENDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
 def _node_arguments(arrangement: Arrangement, settings: RigSettings) -> list[list[str]]:
     common = [word for parameter in settings.parameters for word in ("-p", parameter)]
     names = list(settings.cameras)
     if arrangement == "shared":
         return [["-r", f"__ns:={_NAMESPACE}", "-p", f"cameras:={names}", *common]]
     return [["-r", f"__ns:={_NAMESPACE}/{name}", *common] for name in names]
-
-
-@contextlib.contextmanager
-def _node(arguments: Sequence[str], log: Path) -> Iterator[_NodeProcess]:
-    process = _NodeProcess(arguments, log)
-    try:
-        yield process
-    finally:
-        process.end()
-
-
-@contextlib.contextmanager
-def _rig(settings: RigSettings) -> Iterator[_Rig]:
-    context = Context()
-    rclpy.init(context=context)
-    node = rclpy.create_node("camera_rig", namespace=_NAMESPACE, context=context)
-    rig = _Rig(node, settings)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    ended = threading.Event()
-
-    def spin() -> None:
-        while not ended.is_set():
-            executor.spin_once(timeout_sec=0.1)
-
-    thread = threading.Thread(target=spin, name="rig")
-    thread.start()
-    try:
-        yield rig
-    finally:
-        ended.set()
-        thread.join()
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.shutdown(context=context)

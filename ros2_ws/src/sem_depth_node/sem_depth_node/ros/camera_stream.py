@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -34,7 +34,7 @@ class CameraStream:
     Args:
         node: the lifecycle node.
         name: of the camera, put before its topics; empty where it is the node's only one.
-        estimator: of this camera alone.
+        estimators: of this camera alone; one, or two to publish a frame while the network runs on the next.
         parameters: called for the values of now.
         callback_group: of the inputs' callbacks; no two of them at once.
         scans: of a LiDAR to check the scale of depth against; None does not check it.
@@ -48,13 +48,13 @@ class CameraStream:
         self,
         node: LifecycleNodeMixin,
         name: str,
-        estimator: DepthEstimator,
+        estimators: Sequence[DepthEstimator],
         parameters: Callable[[], Parameters],
         callback_group: CallbackGroup,
         scans: LidarScans | None = None,
     ) -> None:
         self.name = name
-        self._node, self._estimator, self._parameters = node, estimator, parameters
+        self._node, self._estimators, self._parameters = node, estimators, parameters
         self._callback_group = callback_group
         self._logger = node.get_logger().get_child(name) if name else node.get_logger()
         self.faults = diagnostics.FaultLog(self._logger.warning, self._logger.error)
@@ -68,17 +68,18 @@ class CameraStream:
         self._newest_stamp = 0
         self._without_camera_info_since: float | None = None
 
-    def open(self, mailbox: Mailbox) -> FrameWalk:
-        """Subscribe, put what comes into `mailbox`; returns the walk for it."""
+    def open(self, mailbox: Mailbox) -> list[FrameWalk]:
+        """Subscribe, put what comes into `mailbox`; returns the walks for it, one for each estimator."""
         self.statistics = diagnostics.FrameStatistics()
         self._newest_stamp, self._without_camera_info_since = 0, None
         self._mailbox = mailbox
         if self._scans is not None:
             publish = self._outputs.publish_scale
             self._scale_check = CameraScaleCheck(self._scans, publish, self._parameters, self._logger)
-        walk = FrameWalk(
-            self._estimator, self._outputs, self._parameters, self.faults, self.statistics, self._scale_check
-        )
+        walks = [
+            FrameWalk(estimator, self._outputs, self._parameters, self.faults, self.statistics, self._scale_check)
+            for estimator in self._estimators
+        ]
         self._camera_info = AdaptiveSubscription(
             self._node,
             CameraInfo,
@@ -96,7 +97,7 @@ class CameraStream:
             self._callback_group,
         )
         self._logger.info(f"active: image {self._image.topic_name}, camera_info {self._camera_info.topic_name}")
-        return walk
+        return walks
 
     def close(self) -> None:
         """Unsubscribe."""

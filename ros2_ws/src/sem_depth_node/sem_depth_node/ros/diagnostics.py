@@ -104,13 +104,15 @@ class FrameTiming:
         decoding: image message to rectified RGB, camera_info to camera.
         engine: inside the engine.
         estimating: around the engine: resizing, metres, validity.
-        publishing: building and sending the outputs.
+        building: cloud, picture and messages of the estimate.
+        publishing: handing the messages to the middleware, which serialises them.
     """
 
     waiting: float
     decoding: float
     engine: float
     estimating: float
+    building: float
     publishing: float
 
     @property
@@ -121,7 +123,7 @@ class FrameTiming:
     @property
     def overhead(self) -> float:
         """What the node spends on a frame beside the engine."""
-        return self.decoding + self.estimating + self.publishing
+        return self.decoding + self.estimating + self.building + self.publishing
 
 
 class FrameStatistics:
@@ -176,7 +178,16 @@ class FrameStatistics:
                 "output rate (Hz)": f"{len(timings) / span:.2f}",
             }
         if timings:
-            for name in ("latency", "overhead", "engine", "waiting", "decoding", "estimating", "publishing"):
+            for name in (
+                "latency",
+                "overhead",
+                "engine",
+                "waiting",
+                "decoding",
+                "estimating",
+                "building",
+                "publishing",
+            ):
                 milliseconds = [1000 * getattr(timing, name) for timing in timings]
                 values[f"{name} median (ms)"] = f"{statistics.median(milliseconds):.2f}"
                 values[f"{name} p95 (ms)"] = f"{percentile(milliseconds, 0.95):.2f}"

@@ -181,11 +181,13 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         if self._values.scale_check_lidar:
             self._scans = LidarScans(self, self._values.scale_check_lidar)
         for name in self._values.cameras:
-            engines = self._engines
-            if self._values.workers > 1:
-                engines = [SharedEngine(engine, one_at_a_time) for engine in engines]
-            estimator = DepthEstimator(self._bundle, engines)
-            camera = CameraStream(self, name, estimator, lambda: self._values, self._input_group, self._scans)
+            estimators = []
+            for _ in range(2 if self._values.overlap else 1):
+                engines = self._engines
+                if self._values.workers > 1 or self._values.overlap:
+                    engines = [SharedEngine(engine, one_at_a_time) for engine in engines]
+                estimators.append(DepthEstimator(self._bundle, engines))
+            camera = CameraStream(self, name, estimators, lambda: self._values, self._input_group, self._scans)
             self._cameras.append(camera)
 
     def _on_progress(self, phase: str, fraction: float) -> None:

@@ -83,9 +83,14 @@ class Parameters:
     )
     workers: int = _parameter(
         1,
-        "Frames of different cameras in work at once. 2 lets a GPU run one camera's frame while another's is decoded "
-        "or published; with the CPU engine, which takes all cores by itself, 1 is as fast and answers sooner.",
+        "Frames of different cameras in work at once. With 2, one camera's frame is decoded or published while the "
+        "network runs on another's, and the CPU engine runs both at once.",
         limits=(1, 16),
+        fixed_while_configured=True,
+    )
+    overlap: bool = _parameter(
+        False,
+        "Publish a frame while the network runs on the next one.",
         fixed_while_configured=True,
     )
     compressed: bool = _parameter(
