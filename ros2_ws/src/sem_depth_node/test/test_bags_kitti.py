@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -17,6 +22,7 @@ from sem_depth_node.bags.kitti.convert import kitti_to_bag, open_kitti
 from sem_depth_node.bags.kitti.files import KittiError
 from sem_depth_node.bags.reader import BagError, BagReader
 from sem_depth_node.bags.transforms import transforms_of
+from sem_depth_node.bags.writer import Storage
 from sem_depth_node.camera_info import camera_from_info
 from sem_depth_node.cloud_decoding import xyz
 from sem_depth_node.rectification import rectification_from_info
@@ -255,12 +261,88 @@ def test_camera_that_was_not_downloaded(tmp_path: Path) -> None:
     assert not (tmp_path / "bag").exists()
 
 
-@pytest.mark.parametrize("damaged", ["image_02/data/0000000002.png", "velodyne_points/data/0000000002.bin"])
-def test_damaged_file_leaves_no_half_bag(damaged: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "spoil", "words"),
+    [
+        ("image_02/data/0000000002.png", lambda data: b"spoiled", "neither a PNG nor a JPEG|not an image"),
+        ("image_02/data/0000000002.png", lambda data: data[:-20], "cut short|not an image"),
+        ("velodyne_points/data/0000000002.bin", lambda data: b"spoiled", "7 bytes, expected 16 for each point"),
+        ("velodyne_points/data/0000000002.bin", lambda data: data[:-1], "expected 16 for each point"),
+        ("velodyne_points/data/0000000002.bin", lambda data: b"", "0 bytes"),
+        ("oxts/data/0000000002.txt", lambda data: b"", "empty, expected lines of 30 numbers"),
+        ("oxts/data/0000000002.txt", lambda data: b"1 2 3", "line 1: 3 numbers, expected 30"),
+        ("oxts/data/0000000002.txt", lambda data: b"north" + data, "line 1: could not convert"),
+        (
+            "image_02/timestamps.txt",
+            lambda data: b"2011-13-45 25:00:00.0\n",
+            "line 1: '2011-13-45 25:00:00.0' is not a",
+        ),
+        ("image_02/timestamps.txt", lambda data: b"2011-10-03 12:55:34.1234567890\n", "line 1: .* is not a time"),
+        ("image_02/timestamps.txt", lambda data: b"\xff\xfe", "not a text file"),
+        ("../calib_cam_to_cam.txt", lambda data: b"\xff\xfe", "not a text file"),
+        ("../calib_cam_to_cam.txt", lambda data: data.replace(b"P_rect_02", b"P"), "no P_rect_02 of 3x4 numbers"),
+    ],
+)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_damaged_file_is_named_and_leaves_no_half_bag(
+    compressed: bool, file: str, spoil: Callable[[bytes], bytes], words: str, tmp_path: Path
+) -> None:
     drive = kitti.write_raw_drive(tmp_path / "kitti")
-    (drive / damaged).write_bytes(b"spoiled")
-    with pytest.raises(KittiError, match=damaged):
-        kitti_to_bag(open_kitti(drive), tmp_path / "out" / "bag")
+    (drive / file).write_bytes(spoil((drive / file).read_bytes()))
+    with pytest.raises(KittiError, match=rf"{Path(file).name}.*({words})"):
+        kitti_to_bag(open_kitti(drive), tmp_path / "out" / "bag", compressed=compressed)
+    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(("file", "words"), [("times.txt", "line 2"), ("../../poses/07.txt", "line 2: 3 numbers")])
+def test_damaged_odometry_files_are_named(file: str, words: str, tmp_path: Path) -> None:
+    sequence = kitti.write_odometry_sequence(tmp_path / "kitti")
+    lines = (sequence / file).read_text().splitlines()
+    (sequence / file).write_text("\n".join([lines[0], "1 2 3", *lines[2:]]))
+    with pytest.raises(KittiError, match=rf"{Path(file).name}, {words}"):
+        kitti_to_bag(open_kitti(sequence), tmp_path / "bag")
+
+
+def test_killed_conversion_is_swept_away_by_the_next_and_one_at_work_is_not(tmp_path: Path) -> None:
+    drive = kitti.write_raw_drive(tmp_path / "kitti")
+    out = tmp_path / "out"
+    begins = (
+        "import os, pathlib, sys\n"
+        "from sem_depth_node.bags.writer import BagWriter\n"
+        "with BagWriter(pathlib.Path(sys.argv[1])):\n"
+        "    print('begun', flush=True)\n"
+        "    sys.stdin.readline()\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", begins, out / "bag"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as at_work:
+        assert at_work.stdout is not None
+        assert at_work.stdout.readline() == "begun\n"
+        (staging,) = out.iterdir()
+        kitti_to_bag(open_kitti(drive), out / "bag")
+        assert staging.is_dir()
+        at_work.communicate("now")
+    assert staging.is_dir()
+    kitti_to_bag(open_kitti(drive), out / "bag", force=True)
+    assert [path.name for path in out.iterdir()] == ["bag"]
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_what_the_disk_refuses_is_said_and_leaves_nothing(storage: Storage, tmp_path: Path) -> None:
+    sequence = open_kitti(kitti.write_raw_drive(tmp_path / "kitti"))
+    (tmp_path / "file").touch()
+    with pytest.raises(BagError, match=r"file/bag: cannot be written: .*file"):
+        kitti_to_bag(sequence, tmp_path / "file" / "bag", storage=storage)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))  # files grow no larger: as a full disk
+    try:
+        with pytest.raises(BagError, match="bag: cannot be written: "):
+            kitti_to_bag(sequence, tmp_path / "out" / "bag", storage=storage)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
     assert list((tmp_path / "out").iterdir()) == []
 
 
