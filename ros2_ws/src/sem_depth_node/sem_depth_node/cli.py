@@ -350,7 +350,8 @@ def demo(
     """Play a drive through the real node over DDS; measure, record and draw what comes out."""
     from sem_depth_node.bags.reader import BagError, BagReader
     from sem_depth_node.bags.streams import find_camera, find_lidar
-    from sem_depth_node.demo.processes import DemoError, DemoSettings
+    from sem_depth_node.child_process import ProcessError
+    from sem_depth_node.demo.processes import DemoSettings
     from sem_depth_node.demo.run import report_table, run_demo
     from sem_depth_node.shipped import shipped_folder
 
@@ -363,7 +364,7 @@ def demo(
         try:
             with messages.status("demo") as status:
                 report = run_demo(settings, lidar, status.update)
-        except DemoError as error:
+        except ProcessError as error:
             messages.print(f"[bold red]demo failed:[/] {escape(str(error))}")
             raise typer.Exit(1) from None
     Console().print(report_table(report))

@@ -6,18 +6,17 @@ import contextlib
 import os
 import random
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sem_depth_node.bags.reader import BagReader
 from sem_depth_node.bags.streams import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, CameraStream
 from sem_depth_node.bags.writer import copy_compressed
+from sem_depth_node.child_process import ChildProcess, ProcessError
 from sem_depth_node.shipped import shipped_folder
 
 OUTPUTS = ("image", "camera_info", "confidence", "points", "preview", "timing")
@@ -25,13 +24,8 @@ OUTPUTS = ("image", "camera_info", "confidence", "points", "preview", "timing")
 # An engine may have to be compiled before the node's outputs appear.
 _NODE_STARTS = 900.0
 _RECORDING_STARTS = 60.0
-_ENDS = 120.0
 # Time for the frame in work when the replay ends.
 _LAST_FRAME = 4.0
-
-
-class DemoError(Exception):
-    """A process of the demo failed; the message has the end of its log."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +76,21 @@ def play_and_record(settings: DemoSettings, say: Callable[[str], None]) -> None:
         say: told of each phase.
 
     Raises:
-        DemoError: a process ended early or did not get ready.
+        ProcessError: a process ended early or did not get ready.
     """
     environment = _environment()
     image_type = COMPRESSED_IMAGE if settings.stream.compressed else IMAGE
     inputs = (f"{settings.stream.image}={image_type}", f"{settings.stream.camera_info}={CAMERA_INFO}")
     with contextlib.ExitStack() as stack:
 
-        def start(name: str, *command: str) -> _Process:
-            return stack.enter_context(_process(name, command, environment, settings.out / "logs"))
+        def start(name: str, *command: str, fails_with: str | None = None) -> ChildProcess:
+            log = settings.out / "logs" / f"{name}.log"
+            return stack.enter_context(ChildProcess(name, command, log, environment, fails_with))
 
         say("starting the node")
-        node = start("node", sys.executable, "-m", "sem_depth_node.ros.node", *_node_arguments(settings))
-        node.fails_with = "cannot configure: "  # it stays alive then, for another try with other parameters
+        node_command = (sys.executable, "-m", "sem_depth_node.ros.node", *_node_arguments(settings))
+        # It stays alive where it cannot configure, for another try with other parameters.
+        node = start("node", *node_command, fails_with="cannot configure: ")
         recorder = start(
             "record",
             *_cli("record", *inputs, *(f"/depth/{name}" for name in OUTPUTS), "/diagnostics"),
@@ -166,89 +162,4 @@ def _free_domain() -> int:
             except OSError:
                 continue
         return domain
-    raise DemoError("no ROS_DOMAIN_ID from 1 to 100 is free on this machine")
-
-
-class _Process:
-    """A running command whose output goes to a log file.
-
-    Attributes:
-        fails_with: what a line of the log has when the process lives on but is of no use.
-    """
-
-    fails_with: str | None = None
-
-    def __init__(self, name: str, command: Sequence[str], environment: dict[str, str], log: Path) -> None:
-        self.name = name
-        self._log = log
-        with log.open("w", encoding="utf-8") as file:
-            self._process = subprocess.Popen(
-                list(command), env=environment, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-            )
-
-    def check_alive(self) -> None:
-        """Raise a DemoError where the process has ended or cannot do its work."""
-        if (code := self._process.poll()) is not None:
-            raise DemoError(f"the {self.name} process ended with code {code}; {self._tail()}")
-        if self.fails_with is not None:
-            for line in self._lines():
-                if self.fails_with in line:
-                    raise DemoError(f"the {self.name} process {line[line.index(self.fails_with) :]}")
-
-    def wait_for_line(self, text: str, timeout: float, alive: Sequence[_Process] = ()) -> None:
-        """Wait until a line of the log begins with `text`."""
-        give_up = time.monotonic() + timeout
-        while not any(line.startswith(text) for line in self._lines()):
-            for process in (*alive, self):
-                process.check_alive()
-            if time.monotonic() > give_up:
-                raise DemoError(f"the {self.name} process did not get ready in {timeout:g} s; {self._tail()}")
-            time.sleep(0.1)
-
-    def wait(self, alive: Sequence[_Process] = ()) -> None:
-        """Wait for the end of the process while others live."""
-        while (code := self._process.poll()) is None:
-            for process in alive:
-                process.check_alive()
-            time.sleep(0.1)
-        if code != 0:
-            raise DemoError(f"the {self.name} process ended with code {code}; {self._tail()}")
-
-    def interrupt(self) -> None:
-        """Ctrl-C, and wait for the process to have finished what it does then."""
-        self._process.send_signal(signal.SIGINT)
-        try:
-            code = self._process.wait(_ENDS)
-        except subprocess.TimeoutExpired:
-            raise DemoError(
-                f"the {self.name} process did not end within {_ENDS:g} s of Ctrl-C; {self._tail()}"
-            ) from None
-        if code not in (0, -signal.SIGINT):
-            raise DemoError(f"the {self.name} process ended with code {code}; {self._tail()}")
-
-    def end(self) -> None:
-        """Leave nothing running, however it takes."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-
-    def _lines(self) -> list[str]:
-        return self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-
-    def _tail(self) -> str:
-        lines = "\n".join(self._lines()[-15:]) or "(nothing)"
-        return f"the end of {self._log}:\n{lines}"
-
-
-@contextlib.contextmanager
-def _process(name: str, command: Sequence[str], environment: dict[str, str], logs: Path) -> Iterator[_Process]:
-    logs.mkdir(parents=True, exist_ok=True)
-    process = _Process(name, command, environment, logs / f"{name}.log")
-    try:
-        yield process
-    finally:
-        process.end()
+    raise ProcessError("no ROS_DOMAIN_ID from 1 to 100 is free on this machine")

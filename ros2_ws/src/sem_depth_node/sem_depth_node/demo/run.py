@@ -35,7 +35,7 @@ def run_demo(settings: DemoSettings, lidar: str | None, say: Callable[[str], Non
         say: told of each phase.
 
     Raises:
-        DemoError: a process failed.
+        ProcessError: a process failed.
         BagError: the bag or what was recorded cannot be used.
     """
     settings.out.mkdir(parents=True, exist_ok=True)
