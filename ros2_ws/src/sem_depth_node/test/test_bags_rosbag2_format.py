@@ -42,14 +42,8 @@ POLICIES = {
     "liveliness": {"automatic", "manual_by_topic"},
 }
 INFINITE = {"sec": 9223372036, "nsec": 854775807}  # RMW_DURATION_INFINITE
-QOS_FIELDS = {
-    *POLICIES,
-    "depth",
-    "deadline",
-    "lifespan",
-    "liveliness_lease_duration",
-    "avoid_ros_namespace_conventions",
-}
+DURATIONS = {"deadline", "lifespan", "liveliness_lease_duration"}
+QOS_FIELDS = {*POLICIES, *DURATIONS, "depth", "avoid_ros_namespace_conventions"}
 
 
 @pytest.fixture(scope="module", params=["mcap", "sqlite3"])
