@@ -42,7 +42,7 @@ ARGUMENTS = [
     _argument(
         "workers",
         "2",
-        "Frames of different cameras in work at once; 2 keeps a GPU busy, 1 answers sooner on a machine without one.",
+        "Frames of different cameras in work at once; 2 keeps the network busy while frames are decoded and published.",
     ),
     _argument("params_file", str(SHARE / "config" / "sem_depth.yaml"), "YAML file with parameters of the node."),
     _argument("autostart", "true", "Configure and activate at once; false leaves it to a lifecycle manager.", BOOLEAN),
