@@ -269,7 +269,7 @@ def evaluate(
     from sem_depth_node.bags.latency import node_timing
     from sem_depth_node.bags.process import FrameEstimator
     from sem_depth_node.bags.reader import BagError, BagReader
-    from sem_depth_node.bags.streams import find_camera, find_lidar
+    from sem_depth_node.bags.streams import find_camera, find_lidar, unstamped
 
     protocol = scoring.Protocol(crop.value, max_depth, not keep_hidden, median_scaling)
     with _exit_2_on(BagError, OSError), contextlib.ExitStack() as stack:
@@ -292,7 +292,10 @@ def evaluate(
                 )
             frames = scoring.recorded_predictions(recording, depth_topic, f"{folder}/camera_info")
             topic, timing = depth_topic, node_timing(recording, f"{folder}/timing")
-        total = (reader if run else recording).topics[topic].count
+        source = reader if run else recording
+        for name in (*unstamped(source, [topic]), *unstamped(reader, [lidar])):
+            messages.print(f"{name}: without stamps; its messages are taken to be from when they were recorded")
+        total = source.topics[topic].count
         scores = scoring.score(track(frames, topic, total, console=messages, transient=True), truth, protocol)
         if not scores.frames:
             raise BagError(f"{bag}: none of {scores.unmatched} frames on {topic} has a scan of {lidar} within 50 ms")

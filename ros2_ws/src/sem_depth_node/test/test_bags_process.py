@@ -171,6 +171,29 @@ def test_computed_and_recorded_depth_score_alike(tmp_path: Path, tiny_bundle: Mo
     assert (tmp_path / "computed" / "evaluation.png").stat().st_size > 10_000
 
 
+def test_messages_without_stamps_are_from_when_they_were_recorded_and_that_is_said(
+    tmp_path: Path, tiny_bundle: ModelBundle
+) -> None:
+    def unstamped() -> Messages:
+        for topic, time, message in samples.recorded():
+            if topic != samples.TF_STATIC:
+                message.header = messages.header(0, message.header.frame_id)
+            yield topic, time, message
+
+    _write(tmp_path / "bag", unstamped())
+    command = ("--bundle", tiny_bundle.folder, "--engine", "onnxruntime")
+    computed = run("evaluate", tmp_path / "bag", "--run", *command)
+    run("process", tmp_path / "bag", "-o", tmp_path / "out", *command)
+    recorded = run("evaluate", tmp_path / "out")
+    for result, image in ((computed, samples.IMAGE), (recorded, "/depth/image")):
+        assert result.exit_code == 0, result.output
+        for topic in (image, samples.LIDAR):
+            assert f"{topic}: without stamps; its messages are taken to be from when they were" in result.output
+                f"{topic}: without stamps; its messages are taken to be from when they were recorded" in result.output
+            )
+        assert f"{samples.FRAMES} frames" in result.output
+
+
 def test_known_error_is_measured(tmp_path: Path, tiny_bundle: ModelBundle) -> None:
     """Depth scaled by 1.1 everywhere has an AbsRel of 0.1, and of 0 after median scaling."""
     _write(tmp_path / "bag", samples.recorded())

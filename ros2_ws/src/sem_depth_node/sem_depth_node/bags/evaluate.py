@@ -210,8 +210,8 @@ def recorded_predictions(bag: BagReader, image: str, camera_info: str) -> Iterat
     camera = next(iter(infos.values()))
     for message in bag.messages([image]):
         decoded = bag.decode(message)
-        stamp = nanoseconds(decoded.header.stamp)
-        camera = infos.get(stamp, camera)
+        camera = infos.get(nanoseconds(decoded.header.stamp), camera)
+        stamp = nanoseconds(decoded.header.stamp) or message.time
         try:
             depth = depth_metres(decoded)
         except ValueError as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sem_depth_node.bags.reader import BagError, BagReader
+from sem_depth_node.stamps import nanoseconds
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -71,6 +73,11 @@ def find_lidar(bag: BagReader, topic: str | None = None) -> str | None:
         names = ", ".join(clouds)
         raise BagError(f"{bag.path}: {len(clouds)} point cloud topics ({names}); name one with --lidar-topic")
     return clouds[0] if clouds else None
+
+
+def unstamped(bag: BagReader, topics: Iterable[str]) -> list[str]:
+    """Those of `topics` whose first message has a stamp of zero, which means none."""
+    return [topic for topic in topics if not nanoseconds(bag.first(topic).header.stamp)]
 
 
 def _pictures(bag: BagReader) -> list[str]:
