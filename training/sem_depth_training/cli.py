@@ -54,15 +54,67 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A checkpoint.pt of a run, or a bundle's folder (its shipped files).")],
     index: Annotated[Path, typer.Argument(help="index.csv of the frames.")],
     split: Annotated[str, typer.Option(help="Split of the index.")] = "val",
+    floor_split: Annotated[str, typer.Option(help="Split that gives the floor; '' leaves the floor out.")] = "train",
+    streets: Annotated[Path | None, typer.Option(help="index.csv of rendered streets: dense depth, weather.")] = None,
+    streets_split: Annotated[str, typer.Option(help="Split of the rendered streets.")] = "train",
+    drive: Annotated[Path | None, typer.Option(help="Bag with images and LiDAR at full rate: flicker.")] = None,
     size: Annotated[str, typer.Option(help="Input size of a checkpoint, HEIGHTxWIDTH.")] = "192x640",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the metrics of every frame.")] = None,
+    crop: Annotated[str, typer.Option(help="garg, eigen or none.")] = "garg",
+    flip: Annotated[bool, typer.Option(help="Average with the mirrored image.")] = False,
+    windows: Annotated[int, typer.Option(help="Average over so many windows; 0 is the whole image.", min=0)] = 0,
+    frames: Annotated[int, typer.Option(help="Only so many frames of each set, evenly chosen; 0 is all.", min=0)] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything, frame by frame.")] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Tables for a document.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder for pictures: curves, best and worst, weather.")] = None,
 ) -> None:
-    """Accuracy on frames with measured depth; the protocol is printed with the numbers."""
-    from sem_depth_training.data.frames import read_index
-    from sem_depth_training.evaluate import predictor_of, report
+    """Accuracy, calibration, boundaries and flicker on frames with known depth; the protocol is printed with them."""
+    from sem_depth_training.evaluation import EvaluationRequest, run
 
-    frames = read_index(index, split)
-    report(predictor_of(model, _size(size, "--size")), frames, f"{model} on {split} of {index}", Console(), json_file)
+    if crop not in ("garg", "eigen", "none"):
+        raise typer.BadParameter(f"--crop: expected garg, eigen or none, found {crop}")
+    if windows == 1:
+        raise typer.BadParameter("--windows: expected at least 2, or 0 for the whole image")
+    request = EvaluationRequest(
+        model,
+        index,
+        split,
+        floor_split or None,
+        streets,
+        streets_split,
+        drive,
+        _size(size, "--size"),
+        crop,
+        flip,
+        windows,
+        frames,
+    )
+    run(request, Console(), json_file, markdown_file, plots)
+
+
+@app.command()
+def robustness(
+    model: Annotated[Path, typer.Argument(help="A bundle's folder, or a checkpoint.pt of a run.")],
+    index: Annotated[Path, typer.Argument(help="index.csv of frames with measured depth.")],
+    json_file: Annotated[
+        Path, typer.Option("--json", help="Results; what is in it already is not measured again.")
+    ] = Path("robustness.json"),
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="The table for a document.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the index.")] = "val",
+    floor_split: Annotated[str, typer.Option(help="Split that gives the baseline, the floor.")] = "train",
+    baseline: Annotated[Path | None, typer.Option(help="Results of another model as the baseline instead.")] = None,
+    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH at which images are corrupted and shown.")] = "192x640",
+    frames: Annotated[int, typer.Option(help="Only so many frames, evenly chosen; 0 is all.", min=0)] = 0,
+    without: Annotated[list[str], typer.Option(help="Leave out this corruption.")] = [],  # noqa: B006
+) -> None:
+    """Accuracy under RoboDepth's 18 corruptions, rain and night, in five severities; stop and go on as you like."""
+    from sem_depth_training.corruptions import CORRUPTIONS
+    from sem_depth_training.robustness import Measurement, run
+
+    if unknown := [name for name in without if name not in CORRUPTIONS]:
+        raise typer.BadParameter(f"--without: expected some of {', '.join(CORRUPTIONS)}, found {', '.join(unknown)}")
+    names = [name for name in CORRUPTIONS if name not in without]
+    measurement = Measurement(model, index, split, _size(size, "--size"), frames)
+    run(measurement, names, json_file, markdown_file, baseline or floor_split, Console())
 
 
 @app.command()
@@ -183,6 +235,7 @@ def _size(text: str, option: str) -> tuple[int, int]:
 
 def main() -> None:
     """Entry point: expected errors are one message and exit code 2."""
+    from sem_depth_node.bags.reader import BagError
     from sem_depth_node.bundle import BundleError
     from sem_depth_node.engines.engine import EngineError
     from sem_depth_training.check_paper import PaperCheckError
@@ -191,19 +244,24 @@ def main() -> None:
     from sem_depth_training.data.frames import DataError
     from sem_depth_training.export import ExportError
     from sem_depth_training.fetch_weights import FetchError
+    from sem_depth_training.frost_pictures import FrostError
     from sem_depth_training.models.checkpoints import CheckpointError
+    from sem_depth_training.robustness import RobustnessError
 
     try:
         app()
     except (
-        ConfigError,
+        BagError,
         BundleError,
+        ConfigError,
         CheckpointError,
         DataError,
         EngineError,
         ExportError,
         FetchError,
+        FrostError,
         PaperCheckError,
+        RobustnessError,
         TrainingError,
     ) as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
