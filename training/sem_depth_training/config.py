@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sem_depth_training.data.augmentation import AugmentationConfig
+from sem_depth_training.data.sources import Source
 from sem_depth_training.losses import LossWeights
 from sem_depth_training.models.paper import SEECODER_SIZE
 from sem_depth_training.models.paper_semantics import Conditioning
@@ -27,24 +28,18 @@ Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
-class SourceConfig(_Strict):
-    """Frames of one index.csv. `${NAME}` in `index` is replaced by the environment variable NAME.
-
-    `name` is what the bundle's manifest calls the data.
-    """
-
-    name: str
-    index: Path
-    split: str = "train"
-    weight: float = Field(1.0, gt=0)
-
-
 class ValidationConfig(_Strict):
     """Frames to watch during training, every so many steps. Nothing is chosen by them."""
 
     index: Path
     split: str = "val"
     every: Positive = 1000
+
+
+class TeacherConfig(_Strict):
+    """A trained network of any preset whose depth this one learns to repeat: a checkpoint, or released weights."""
+
+    checkpoint: Path
 
 
 class AutoencoderConfig(_Strict):
@@ -109,12 +104,16 @@ class FitConfig(_Strict):
     ema_decay: Rate = 0.998
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     workers: Annotated[int, Field(ge=0)] = 1
+    memory: float = Field(8.0, ge=0)  # GiB of decoded frames that each process keeps; the rest is read when drawn
     log_every: Positive = 20
     checkpoint_every: Positive = 200
+    pictures_every: Annotated[int, Field(ge=0)] = 500  # steps; 0 draws none
+    gradient_checkpointing: bool = False  # of the compact network's UNet: less memory, a third more time
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     losses: LossWeights = LossWeights()
-    data: Annotated[list[SourceConfig], Field(min_length=1)]
+    teacher: TeacherConfig | None = None
+    data: Annotated[list[Source], Field(min_length=1)]
     validation: ValidationConfig | None = None
     bundle: BundleConfig
 

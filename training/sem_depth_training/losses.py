@@ -4,12 +4,16 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 
 class LossWeights(BaseModel):
-    """Weight of each term of the loss; 0 leaves it out."""
+    """Weight of each term of the loss; 0 leaves it out.
+
+    `photometric` needs sources with stereo pairs, `distillation` the section teacher; without them they are not there.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -20,6 +24,8 @@ class LossWeights(BaseModel):
     sky: float = Field(0.2, ge=0)
     unseen: float = Field(0.02, ge=0)
     upward: float = Field(0.3, ge=0)
+    photometric: float = Field(0.0, ge=0)
+    distillation: float = Field(0.5, ge=0)
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,52 @@ def loss_terms(log_depth: Tensor, log_scale: Tensor, target: Target) -> dict[str
         "unseen": torch.where(unseen, log_scale.abs(), 0.0).sum() / unseen.sum().clamp(min=1),
         "upward": torch.where(unseen[:, :-1], rise.abs(), 0.0).sum() / unseen.sum().clamp(min=1),
     }
+
+
+def photometric_loss(log_depth: Tensor, focal_ratio: Tensor, pair: Tensor, pair_shift: Tensor) -> Tensor:
+    """How unlike the image is to its stereo partner seen through the predicted depth (Godard et al., arXiv 1609.03677).
+
+    0.85 (1 - SSIM) / 2 + 0.15 L1 of colours in [0, 1], averaged over the pixels that the partner sees.
+
+    Args:
+        log_depth: log canonical depth [B, H, W].
+        focal_ratio: f / canonical focal length [B], which takes canonical metres to metres.
+        pair, pair_shift: as in `Batch`.
+    """
+    images = pair.permute(1, 0, 4, 2, 3).float() / 255
+    height, width = log_depth.shape[1:]
+    columns = torch.arange(width, device=log_depth.device, dtype=torch.float32)
+    rows = torch.arange(height, device=log_depth.device, dtype=torch.float32)
+    metres = torch.exp(log_depth) * focal_ratio[:, None, None]
+    seen_at = columns + pair_shift[:, None, None] / metres
+    y = rows[:, None].expand(height, width).expand_as(seen_at)
+    # grid_sample without align_corners counts from the edges: pixel centre u is at (2 u + 1) / width - 1.
+    grid = torch.stack([(2 * seen_at + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    warped = F.grid_sample(images[1], grid, padding_mode="border", align_corners=False)
+    inside = (seen_at >= 0) & (seen_at <= width - 1) & (pair_shift != 0)[:, None, None]
+    difference = 0.15 * (warped - images[0]).abs().mean(1) + 0.85 * _dissimilarity(warped, images[0])
+    return torch.where(inside, difference, 0.0).sum() / inside.sum().clamp(min=1)
+
+
+def distillation_loss(log_depth: Tensor, taught: Tensor) -> Tensor:
+    """Mean absolute difference of log canonical depth to that of a teacher, [B, H, W] both."""
+    return (log_depth - taught).abs().mean()
+
+
+def _dissimilarity(a: Tensor, b: Tensor) -> Tensor:
+    """(1 - SSIM) / 2 over 3x3 pixels (Wang et al. 2004), mean over the colours: [B, 3, H, W] to [B, H, W]."""
+
+    def mean(x: Tensor) -> Tensor:
+        return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+
+    mean_a, mean_b = mean(a), mean(b)
+    variance_a, variance_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
+    covariance = mean(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
+        (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
+    )
+    return ((1 - similarity) / 2).clamp(0, 1).mean(1)
 
 
 def total_loss(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:

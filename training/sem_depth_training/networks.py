@@ -30,6 +30,8 @@ def network_for(config: FitConfig, pretrained: bool = False) -> DepthNetwork:
         network = compact(cast(CompactConditioning, config.conditioning), pretrained)
         if pretrained:
             cast(CompactSemanticEncoder, network.semantic_encoder).backbone.freeze(config.frozen_backbone_blocks)
+        if pretrained and config.gradient_checkpointing:
+            cast(SinglePassUNet, network.unet).unet.enable_gradient_checkpointing()
         return network
     assert config.paper is not None, "FitConfig checks it"
     return _paper(config, config.paper, pretrained)

@@ -1,11 +1,9 @@
 """The training loop: `fit` runs a configuration to its end, resumes exactly, and loses nothing on Ctrl-C."""
 
 import math
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,176 +19,254 @@ from sem_depth_training.checkpoint import (
     CHECKPOINT,
     TrainingError,
     load_weights,
+    network_of,
     read_checkpoint,
     require_same_network,
     write_state,
 )
-from sem_depth_training.config import AutoencoderConfig, FitConfig
-from sem_depth_training.data.batches import Batch, BatchesByStep, Mixture, batch_loader, load_mixture
-from sem_depth_training.data.frames import read_index
+from sem_depth_training.config import FitConfig
+from sem_depth_training.data.batches import Batch, BatchesByStep, Mixture, batch_loader
+from sem_depth_training.data.frames import Frame, read_index
+from sem_depth_training.data.sources import read_sources
 from sem_depth_training.evaluate import frame_metrics, network_predictor
-from sem_depth_training.losses import Target, loss_terms, total_loss
-from sem_depth_training.models.autoencoder import ImageAutoencoder
+from sem_depth_training.latent_training import train_latent_encoder
+from sem_depth_training.losses import Target, distillation_loss, loss_terms, photometric_loss, total_loss
 from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.models.presets import CANONICAL_RANGE
-from sem_depth_training.networks import is_pretrained, network_for
+from sem_depth_training.networks import is_pretrained, network_for, pretraining
+from sem_depth_training.sample_pictures import sample_pictures
+from sem_depth_training.stop_request import StopRequest
 
-AUTOENCODER = "latent_encoder.pt"
+LATENT_ENCODER = "latent_encoder.pt"
 _SKY_DISTANCE = 120.0  # metres; safely beyond what a robot is told of
+
+Outputs = tuple[Tensor, Tensor]
+"""Log canonical depth and log of the Laplacian scale of its error, [B, H, W] each."""
 
 
 def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path:
     """Train to `config.steps`, resuming from the checkpoint in `output` where there is one; returns the checkpoint.
 
     The checkpoint is written every `checkpoint_every` steps, at the end, and when SIGINT or SIGTERM asks to stop.
-    Raises DataError, or TrainingError for a foreign checkpoint, a loss that is not finite or a full disk.
+    Raises DataError, or TrainingError for a foreign checkpoint, a loss that is not finite, a full disk or a GPU whose
+    memory does not suffice.
     """
     console = console or Console(soft_wrap=True)
-    output.mkdir(parents=True, exist_ok=True)
+    _make_folder(output)
     accelerator = Accelerator(
         mixed_precision=config.precision,
         gradient_accumulation_steps=config.accumulate,
         cpu=not torch.cuda.is_available(),
     )
     set_seed(config.seed)
-    sources = [(read_index(source.index, source.split), source.weight) for source in config.data]
+    with accelerator.main_process_first():  # sources that are prepared once are found prepared by the others
+        sources = read_sources(config.data)
     watched = read_index(config.validation.index, config.validation.split) if config.validation else []
     training_data = {
         source.name: "; ".join(sorted({frame.licence for frame in frames}))
-        for source, (frames, _) in zip(config.data, sources, strict=True)
+        for source, frames in zip(config.data, sources, strict=True)
     }
+    if config.losses.photometric and not any(frame.partner for frames in sources for frame in frames):
+        raise TrainingError("losses.photometric: no source has stereo pairs; give one its `baseline`, or set this to 0")
     checkpoint = output / CHECKPOINT
-    initial = None
-    if config.initial is not None and not checkpoint.exists():
+    state = initial = None
+    if checkpoint.exists():
+        state = read_checkpoint(checkpoint)
+        require_same_network(state, config, checkpoint, "choose another output folder")
+        if "optimizer" not in state:
+            raise TrainingError(f"{checkpoint}: released weights cannot be resumed; name them as `initial` instead")
+    elif config.initial is not None:
         initial = read_checkpoint(config.initial)
         require_same_network(initial, config, config.initial, "choose another `initial` or change the configuration")
-    mixture = load_mixture(sources, config.max_depth)
+    teacher = None
+    if config.teacher is not None:
+        taught = read_checkpoint(config.teacher.checkpoint)
+        teacher, teacher_config = network_of(taught)
+        teacher = teacher.requires_grad_(False).to(accelerator.device)
+        training_data = _data_of(taught, pretraining(teacher_config)) | training_data
+    mixture = Mixture(
+        [(frames, source.weight) for source, frames in zip(config.data, sources, strict=True)],
+        config.max_depth,
+        config.memory * 2**30,
+        partners=config.losses.photometric > 0,
+    )
     batches = BatchesByStep(
         mixture, config.sizes, config.batch_size, config.augmentation, config.seed, accelerator.process_index
     )
     network = network_for(config, pretrained=True)
-    if initial is not None:
-        assert config.initial is not None
-        load_weights(network, initial["average"], config.initial)
-        training_data = _data_of(initial) | training_data
-    optimizer = torch.optim.AdamW(_parameter_groups(network, config), weight_decay=config.weight_decay)
-    average = WeightAverage(network, config.ema_decay)
-    step = 0
-    if checkpoint.exists():
-        state = read_checkpoint(checkpoint)
-        step = _restore(state, checkpoint, config, network, optimizer, average)
-        training_data = _data_of(state) | training_data
-        console.print(f"resuming {checkpoint} at step {step}")
-    elif initial is not None:
-        console.print(f"starting from the weights of {config.initial}, trained for {initial['step']} steps")
-    elif config.preset == "compact":  # at paper size the latent encoder is Stable Diffusion's
-        frozen = output / AUTOENCODER
-        with accelerator.main_process_first():  # the others find it made
-            if not frozen.exists():
-                write_state(frozen, train_autoencoder(config.autoencoder, mixture, config, console).state_dict())
-        network.latent_encoder.load_state_dict(torch.load(frozen, weights_only=True))
+    with StopRequest() as stop:
+        if initial is not None and config.initial is not None:
+            load_weights(network, initial["average"], config.initial)
+            training_data = _data_of(initial) | training_data
+            console.print(f"starting from the weights of {config.initial}, trained for {initial['step']} steps")
+        elif state is None and config.preset == "compact":  # at paper size the latent encoder is Stable Diffusion's
+            frozen = output / LATENT_ENCODER
+            with accelerator.main_process_first():  # the others find it made
+                if not frozen.exists() and not train_latent_encoder(config, mixture, frozen, console, stop):
+                    return checkpoint
+            network.latent_encoder.load_state_dict(torch.load(frozen, weights_only=True))
+        optimizer = torch.optim.AdamW(_parameter_groups(network, config), weight_decay=config.weight_decay)
         average = WeightAverage(network, config.ema_decay)
-    schedule = _schedule(config)
-    model, optimizer = accelerator.prepare(network, optimizer)
-    writer = SummaryWriter(str(output / "tensorboard")) if accelerator.is_main_process else None
-    stop = _StopRequest()
-    started, done = time.monotonic(), 0
-    sums: dict[str, float] = {}
+        step = 0
+        if state is not None:
+            load_weights(network, state["network"], checkpoint)
+            optimizer.load_state_dict(state["optimizer"])
+            average.state = state["average"]
+            torch.set_rng_state(state["random"])
+            step = int(state["step"])
+            training_data = _data_of(state) | training_data
+            console.print(f"resuming {checkpoint} at step {step}")
+        schedule = _schedule(config)
+        model, optimizer = accelerator.prepare(network, optimizer)
+        progress = _Progress(config, output, accelerator, console)
 
-    def save() -> None:
-        if accelerator.is_main_process:
-            _save(checkpoint, config, training_data, network, optimizer, average, step)
+        def save() -> None:
+            if accelerator.is_main_process:
+                _save(checkpoint, config, training_data, network, optimizer, average, step)
 
-    model.train()
-    with stop:
-        for batch in batch_loader(batches, step * config.accumulate, config.steps * config.accumulate, config.workers):
+        model.train()
+        loader = batch_loader(batches, step * config.accumulate, config.steps * config.accumulate, config.workers)
+        for batch in loader:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule(step)
-            with accelerator.accumulate(model):
-                terms = _step_terms(model, send_to_device(batch, accelerator.device), network.canonical_focal_length)
-                loss = total_loss(terms, config.losses)
-                if not math.isfinite(loss.item()):
-                    culprit = output / "not_finite.pt"
-                    torch.save(batch.__dict__, culprit)
-                    shown = ", ".join(f"{name} {value.item():.3g}" for name, value in terms.items())
-                    raise TrainingError(f"loss is not finite at step {step} ({shown}); the batch is in {culprit}")
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), config.gradient_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-            for name, value in {**terms, "loss": loss}.items():
-                sums[name] = sums.get(name, 0.0) + value.item()
+            try:
+                with accelerator.accumulate(model):
+                    batch = send_to_device(batch, accelerator.device)
+                    outputs = _predict(model, batch)
+                    terms = _terms(outputs, batch, network.canonical_focal_length, teacher)
+                    loss = total_loss(terms, config.losses)
+                    if not math.isfinite(loss.item()):
+                        if _finite(network):
+                            save()
+                        raise _not_finite(output, batch, terms, step)
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(model.parameters(), config.gradient_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
+            except torch.OutOfMemoryError as error:
+                save()
+                raise _out_of_memory(config, batch, step, checkpoint) from error
+            progress.add({**terms, "loss": loss})
             if not accelerator.sync_gradients:
                 continue
-            step, done = step + 1, done + 1
+            step += 1
             average.update(network, step)
-            if step % config.log_every == 0 and writer is not None:
-                seconds = (time.monotonic() - started) / done
-                means = {name: value / (config.log_every * config.accumulate) for name, value in sums.items()}
-                for name, mean in means.items():
-                    writer.add_scalar(f"train/{name}", mean, step)
-                left = time.strftime("%H:%M:%S", time.gmtime(seconds * (config.steps - step)))
-                rate = config.batch_size * config.accumulate * accelerator.num_processes / seconds
-                shown = " ".join(f"{name} {mean:.4f}" for name, mean in means.items())
-                console.print(
-                    f"step {step}/{config.steps} {shown} | {rate:.1f} samples/s, {left} left", highlight=False
-                )
-            if step % config.log_every == 0:
-                sums.clear()
+            progress.show(step, batch, outputs, network.canonical_focal_length)
             stopping = stop.requested_anywhere(accelerator)
             if step % config.checkpoint_every == 0 or stopping:
                 save()
             if stopping:
                 accelerator.print(f"stopped at step {step}; run the same command again to go on")
                 break
-            if config.validation and writer is not None and step % config.validation.every == 0:
-                values = mean_metrics(
-                    frame_metrics(network_predictor(_averaged(network, average, config), config.sizes[0]), watched)
-                )
-                for name, mean in values.items():
-                    writer.add_scalar(f"val/{name}", mean, step)
-                console.print(
-                    f"step {step} averaged weights on {config.validation.split}: "
-                    f"AbsRel {values['abs_rel']:.4f} RMSE {values['rmse']:.3f} delta1 {values['delta1']:.4f}"
-                )
+            if config.validation and step % config.validation.every == 0:
+                progress.validate(step, network, average, watched)
         else:
             save()
-    if writer is not None:
-        writer.close()
+    progress.close()
     return checkpoint
 
 
-def train_autoencoder(settings: AutoencoderConfig, mixture: Mixture, config: FitConfig, console: Console) -> nn.Module:
-    """Train the image autoencoder on reconstruction (L1 and squared error) of the mixture's images; its encoder."""
-    autoencoder = ImageAutoencoder()
-    optimizer = torch.optim.AdamW(autoencoder.parameters(), settings.learning_rate, weight_decay=1e-4)
-    batches = BatchesByStep(mixture, [(128, 256)], settings.batch_size, config.augmentation, config.seed + 1)
-    console.print(f"training the image autoencoder, {settings.steps} steps")
-    for step, batch in enumerate(batch_loader(batches, 0, settings.steps, config.workers)):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-        rgb = batch.image.permute(0, 3, 1, 2).float() / 255
-        difference = autoencoder(rgb) - rgb
-        loss = difference.abs().mean() + (difference * difference).mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if (step + 1) % 100 == 0:
-            psnr = -10 * math.log10((difference.detach() ** 2).mean().item())
-            console.print(f"autoencoder step {step + 1}/{settings.steps} PSNR {psnr:.1f} dB", highlight=False)
-    return autoencoder.encoder
+class _Progress:
+    """What is told of a run, by its main process: lines on the console, and curves and pictures in TensorBoard."""
+
+    def __init__(self, config: FitConfig, output: Path, accelerator: Accelerator, console: Console) -> None:
+        self._config, self._console = config, console
+        self._processes = accelerator.num_processes
+        self._writer = SummaryWriter(str(output / "tensorboard")) if accelerator.is_main_process else None
+        self._started, self._done = time.monotonic(), 0
+        self._sums: dict[str, float] = {}
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.item()
+
+    def show(self, step: int, batch: Batch, outputs: Outputs, canonical: float) -> None:
+        config = self._config
+        self._done += 1
+        if self._writer is not None and config.pictures_every and step % config.pictures_every == 0:
+            self._writer.add_image("samples", sample_pictures(batch, *outputs, canonical), step)
+        if step % config.log_every:
+            return
+        if self._writer is not None:
+            seconds = (time.monotonic() - self._started) / self._done
+            means = {name: value / (config.log_every * config.accumulate) for name, value in self._sums.items()}
+            for name, mean in means.items():
+                self._writer.add_scalar(f"train/{name}", mean, step)
+            left = time.strftime("%H:%M:%S", time.gmtime(seconds * (config.steps - step)))
+            rate = config.batch_size * config.accumulate * self._processes / seconds
+            shown = " ".join(f"{name} {mean:.4f}" for name, mean in means.items())
+            line = f"step {step}/{config.steps} {shown} | {rate:.1f} samples/s, {left} left"
+            self._console.print(line, highlight=False)
+        self._sums.clear()
+
+    def validate(self, step: int, network: DepthNetwork, average: WeightAverage, frames: list[Frame]) -> None:
+        if self._writer is None or self._config.validation is None:
+            return
+        averaged = network_for(self._config).to(next(network.parameters()).device)
+        averaged.load_state_dict(average.state)
+        values = mean_metrics(frame_metrics(network_predictor(averaged.eval(), self._config.sizes[0]), frames))
+        for name, mean in values.items():
+            self._writer.add_scalar(f"val/{name}", mean, step)
+        self._console.print(
+            f"step {step} averaged weights on {self._config.validation.split}: "
+            f"AbsRel {values['abs_rel']:.4f} RMSE {values['rmse']:.3f} delta1 {values['delta1']:.4f}"
+        )
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
-def _step_terms(model: Callable[[Tensor], tuple[Tensor, Tensor]], batch: Batch, canonical: float) -> dict[str, Tensor]:
+def _predict(model: Callable[[Tensor], Outputs], batch: Batch) -> Outputs:
     depth, log_scale = model(batch.image)
+    return torch.log(depth.float()), log_scale.float()
+
+
+def _terms(outputs: Outputs, batch: Batch, canonical: float, teacher: DepthNetwork | None) -> dict[str, Tensor]:
+    log_depth, log_scale = outputs
     to_canonical = torch.log(canonical / batch.focal)
     valid = batch.depth > 0
     log_truth = torch.log(torch.where(valid, batch.depth, 1.0)) + to_canonical[:, None, None]
     far = (math.log(_SKY_DISTANCE) + to_canonical).clamp(max=math.log(0.9 * CANONICAL_RANGE[1]))
-    return loss_terms(
-        torch.log(depth.float()), log_scale.float(), Target(log_truth, valid, batch.sky, ~batch.sparse, far)
+    terms = loss_terms(log_depth, log_scale, Target(log_truth, valid, batch.sky, ~batch.sparse, far))
+    if len(batch.pair):
+        terms["photometric"] = photometric_loss(log_depth, batch.focal / canonical, batch.pair, batch.pair_shift)
+    if teacher is not None:
+        with torch.no_grad():
+            taught = torch.log(teacher(batch.image)[0].float()) + math.log(canonical / teacher.canonical_focal_length)
+        terms["distillation"] = distillation_loss(log_depth, taught)
+    return terms
+
+
+def _not_finite(output: Path, batch: Batch, terms: dict[str, Tensor], step: int) -> TrainingError:
+    culprit = output / "not_finite.pt"
+    write_state(culprit, batch.state())
+    shown = ", ".join(f"{name} {value.item():.3g}" for name, value in terms.items())
+    return TrainingError(
+        f"loss is not finite at step {step} ({shown}); the batch is in {culprit}. Look for what is wrong with its "
+        "depth, or lower the learning rates"
     )
+
+
+def _out_of_memory(config: FitConfig, batch: Batch, step: int, checkpoint: Path) -> TrainingError:
+    height, width = batch.depth.shape[1:]
+    return TrainingError(
+        f"GPU out of memory at step {step} with {config.batch_size} images of {height}x{width}; {checkpoint} keeps "
+        f"what was trained. Halve batch_size and double accumulate (now {config.accumulate}), or turn on "
+        "gradient_checkpointing, and run the same command again"
+    )
+
+
+def _finite(network: nn.Module) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values())
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be made a folder ({error.strerror}); name another output") from error
 
 
 def _parameter_groups(network: DepthNetwork, config: FitConfig) -> list[dict[str, Any]]:
@@ -220,12 +296,6 @@ def _schedule(config: FitConfig) -> Callable[[int], float]:
     return factor
 
 
-def _averaged(network: DepthNetwork, average: WeightAverage, config: FitConfig) -> DepthNetwork:
-    copy = network_for(config).to(next(network.parameters()).device)
-    copy.load_state_dict(average.state)
-    return copy.eval()
-
-
 def _save(
     path: Path,
     config: FitConfig,
@@ -247,47 +317,6 @@ def _save(
     write_state(path, state)
 
 
-def _data_of(state: dict[str, Any]) -> dict[str, str]:
+def _data_of(state: dict[str, Any], more: list[dict[str, str]] | None = None) -> dict[str, str]:
     """Licence by name of what the weights of a checkpoint were trained on, earlier stages included."""
-    return {data["name"]: data["licence"] for data in state["training_data"]}
-
-
-def _restore(
-    state: dict[str, Any],
-    path: Path,
-    config: FitConfig,
-    network: DepthNetwork,
-    optimizer: torch.optim.Optimizer,
-    average: WeightAverage,
-) -> int:
-    require_same_network(state, config, path, "choose another output folder")
-    load_weights(network, state["network"], path)
-    optimizer.load_state_dict(state["optimizer"])
-    average.state = state["average"]
-    torch.set_rng_state(state["random"])
-    return int(state["step"])
-
-
-class _StopRequest:
-    """Within this context SIGINT and SIGTERM set `requested` instead of ending the process."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "_StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def requested_anywhere(self, accelerator: Accelerator) -> bool:
-        """Whether any process of the run was asked to stop; all of them get the same answer."""
-        flag = torch.tensor(float(self.requested), device=accelerator.device)
-        return bool(accelerator.reduce(flag).item() > 0)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+    return {data["name"]: data["licence"] for data in [*state["training_data"], *(more or [])]}

@@ -2,10 +2,17 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
+
+from sem_depth_training.models.checkpoints import SEECODER_PREFIX
+from sem_depth_training.models.paper import SHRUNKEN, build_seecoder
 
 COLUMNS = ["split", "sequence", "image", "depth", "sky", "fx", "fy", "cx", "cy", "width", "height", "licence"]
 
@@ -34,3 +41,17 @@ def driving_index(tmp_path: Path) -> Path:
     with index.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
     return index
+
+
+@pytest.fixture
+def paper_weights(tmp_path: Path) -> dict[str, Any]:
+    """The keys of a configuration that trains the shrunken paper network, from seeded weights in the public formats."""
+    torch.manual_seed(0)
+    weights = tmp_path / "weights"
+    AutoencoderKL(**SHRUNKEN.vae).save_pretrained(weights / "vae")
+    UNet2DConditionModel(**SHRUNKEN.unet).save_pretrained(weights / "unet")
+    state = build_seecoder(False, SHRUNKEN).state_dict()
+    seecoder = weights / "seecoder.safetensors"
+    save_file({SEECODER_PREFIX + name: value for name, value in state.items()}, seecoder)
+    paper = {"stable_diffusion": str(weights), "seecoder": str(seecoder), "seecoder_size": [64, 96], "shrunken": True}
+    return {"preset": "paper", "conditioning": "seecoder", "paper": paper}

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from sem_depth_training.losses import LossWeights, Target, loss_terms, total_loss
+from sem_depth_training.losses import (
+    LossWeights,
+    Target,
+    distillation_loss,
+    loss_terms,
+    photometric_loss,
+    total_loss,
+)
 
 
 def make_target(log_depth: torch.Tensor, dense: bool = True) -> Target:
@@ -98,3 +105,40 @@ def test_depth_goes_on_upward_where_nothing_was_measured(truth: torch.Tensor) ->
     assert prediction.grad is not None
     assert (prediction.grad[:, 5] < 0).all()
     assert (prediction.grad[:, 6:] == 0).all()
+
+
+def stereo_pair(shift: float, depth: float) -> torch.Tensor:
+    """[1, 2, H, W, 3]: a pattern, and what a partner sees of it when all of it is at one depth."""
+    columns = torch.arange(64, dtype=torch.float32)
+    rows = torch.arange(16, dtype=torch.float32)[:, None]
+
+    def pattern(u: torch.Tensor) -> torch.Tensor:
+        return 127 + 60 * torch.sin(0.5 * u + 0.2 * rows) + 50 * torch.cos(0.23 * u - 0.4 * rows)
+
+    images = torch.stack([pattern(columns), pattern(columns - shift / depth)])
+    return images.round().to(torch.uint8)[None, ..., None].expand(-1, -1, -1, -1, 3)
+
+
+@pytest.mark.parametrize("shift", [-60.0, 60.0])
+def test_the_photometric_loss_is_least_at_the_true_depth(shift: float) -> None:
+    pair = stereo_pair(shift, depth=12.0)
+    ratio = torch.tensor([0.8])
+    losses = {}
+    for metres in (6.0, 9.0, 12.0, 15.0, 24.0):
+        log_depth = torch.full((1, 16, 64), math.log(metres / 0.8))
+        losses[metres] = photometric_loss(log_depth, ratio, pair, torch.tensor([shift])).item()
+    assert min(losses, key=losses.__getitem__) == 12.0
+    assert losses[12.0] < 0.1 * losses[6.0]
+
+
+def test_a_frame_without_partner_has_no_photometric_loss() -> None:
+    log_depth = torch.zeros(1, 16, 64, requires_grad=True)
+    loss = photometric_loss(log_depth, torch.ones(1), stereo_pair(60.0, 12.0), torch.zeros(1))
+    loss.backward()
+    assert loss.item() == 0
+    assert log_depth.grad is not None
+    assert not log_depth.grad.any()
+
+
+def test_distillation_measures_the_distance_to_the_teacher(truth: torch.Tensor) -> None:
+    assert distillation_loss(truth, truth + 0.25).item() == pytest.approx(0.25)

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from sem_depth_training.data.frames import DataError, read_index
-from sem_depth_training.data.stereo import complete_index, match, sky_mask, stereo_pairs
+from sem_depth_training.data.sky import below_measured, sky_mask
+from sem_depth_training.data.stereo import complete_index, match, stereo_pairs
 
 WIDTH, HEIGHT, SKYLINE = 480, 160, 60
 FOCAL, BASELINE, WALL = 400.0, 0.5, 10.0
@@ -63,6 +64,16 @@ def test_sky_is_blue_smooth_and_joined_to_the_top(pair: tuple[NDArray[np.uint8],
     sky = sky_mask(image, np.zeros((HEIGHT, WIDTH), bool))
     assert sky[: SKYLINE - 10].all()
     assert not sky[SKYLINE:].any()
+
+
+def test_what_a_lidar_measured_and_what_is_below_it_is_no_sky(
+    pair: tuple[NDArray[np.uint8], NDArray[np.uint8]],
+) -> None:
+    u, v = np.arange(100, 132, dtype=np.int16), np.full(32, 20, np.int16)  # a pole against the sky
+    sky = sky_mask(pair[0], below_measured(u, v, HEIGHT, WIDTH))
+    assert sky[:10, 100:128].all()
+    assert not sky[16:, 100:128].any()
+    assert sky[: SKYLINE - 10, 200:].all()
 
 
 def test_a_grey_wall_up_to_the_top_is_not_taken_for_sky() -> None:

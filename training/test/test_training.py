@@ -3,6 +3,8 @@
 import io
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,17 @@ import torch
 import yaml
 from rich.console import Console
 
-from sem_depth_training.checkpoint import TrainingError, network_of, read_checkpoint
+from sem_depth_training.checkpoint import TrainingError, network_of, read_checkpoint, write_state
 from sem_depth_training.config import read_config
+from sem_depth_training.data.augmentation import AugmentationConfig
+from sem_depth_training.data.batches import BatchesByStep, Mixture
+from sem_depth_training.data.frames import DataError, read_index
 from sem_depth_training.export import round_to_half
+from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.networks import network_for
 from sem_depth_training.released_weights import release_weights
-from sem_depth_training.train import fit
+from sem_depth_training.sample_pictures import sample_pictures
+from sem_depth_training.train import _make_folder, fit
 
 
 @pytest.fixture
@@ -63,6 +70,29 @@ def test_a_killed_run_goes_on_exactly(config_file: Path, tmp_path: Path) -> None
     assert resumed["step"] == whole["step"] == 5
     for part in ("network", "average"):
         assert all(torch.equal(resumed[part][name], value) for name, value in whole[part].items())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_of_a_run_loses_no_step(
+    config_file: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    fields = yaml.safe_load(config_file.read_text()) | {"steps": 1000, "workers": 1, "checkpoint_every": 1000}
+    config_file.write_text(yaml.safe_dump(fields))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    command = [*torchrun, "-m", "sem_depth_training.cli", "fit", str(config_file), "-o", str(tmp_path / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    assert run.stdout is not None
+    told = []
+    for line in run.stdout:
+        told.append(line)
+        if line.startswith("step 2/"):
+            os.killpg(run.pid, number)
+    run.wait(timeout=60)
+    text = "".join(told)
+    assert "stopped at step" in text, text
+    done = [int(line.split("/")[0].split()[1]) for line in told if line.startswith("step ")]
+    assert read_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == done[-1]
 
 
 def test_a_checkpoint_of_another_network_is_refused(config_file: Path, tmp_path: Path) -> None:
@@ -130,6 +160,125 @@ def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(
     with pytest.raises(TrainingError, match=r"not finite at step 0 .*not_finite\.pt"):
         fit(config.model_copy(update={"losses": broken}), tmp_path / "run")
     assert torch.isfinite(torch.load(tmp_path / "run" / "not_finite.pt")["depth"]).all()
+
+
+def test_a_network_learns_from_a_teacher_of_another_preset(
+    config_file: Path, paper_weights: dict[str, Any], tmp_path: Path
+) -> None:
+    fields = yaml.safe_load(config_file.read_text())
+    paper = {**fields, **paper_weights, "steps": 1, "sizes": [[64, 96]]}
+    config_file.write_text(yaml.safe_dump(paper))
+    teacher = fit(read_config(config_file), tmp_path / "teacher")
+    student = {**fields, "teacher": {"checkpoint": str(teacher)}, "steps": 2, "sizes": [[64, 96]]}
+    student["data"] = [{**fields["data"][0], "name": "the plane again"}]
+    config_file.write_text(yaml.safe_dump(student))
+    console = Console(file=io.StringIO(), width=300)
+    state = read_checkpoint(fit(read_config(config_file), tmp_path / "student", console))
+    assert "distillation" in console.file.getvalue()
+    names = [data["name"] for data in state["training_data"]]
+    assert names[0] == "plane"
+    assert any("stable-diffusion" in name for name in names), "what the teacher was made from counts"
+    assert not any(name.startswith("teacher") for name in state["network"])
+
+
+def test_stereo_pairs_supervise_and_a_run_without_them_is_refused(
+    config_file: Path, driving_index: Path, tmp_path: Path
+) -> None:
+    config = read_config(config_file)
+    config = config.model_copy(update={"losses": config.losses.model_copy(update={"photometric": 1.0}), "steps": 2})
+    with pytest.raises(TrainingError, match=r"losses\.photometric: no source has stereo pairs"):
+        fit(config, tmp_path / "run")
+    text = driving_index.read_text()
+    for number, side in ((0, "l"), (1, "r")):
+        (tmp_path / f"7{side}.jpg").write_bytes((tmp_path / f"{number}_image.png").read_bytes())
+        text = text.replace(f"{number}_image.png", f"7{side}.jpg")
+    driving_index.write_text(text)
+    source = config.data[0].model_copy(update={"baseline": 0.5})
+    console = Console(file=io.StringIO(), width=300)
+    fit(config.model_copy(update={"data": [source]}), tmp_path / "run", console)
+    assert "photometric 0." in console.file.getvalue()
+
+
+def test_ctrl_c_while_the_latent_encoder_trains_loses_none_of_it(config_file: Path, tmp_path: Path) -> None:
+    fields = yaml.safe_load(config_file.read_text())
+    fields |= {"autoencoder": {"steps": 4, "batch_size": 2}, "steps": 1}
+    config_file.write_text(yaml.safe_dump(fields))
+    config = read_config(config_file)
+    fit(config, tmp_path / "killed", KillAt("training the image autoencoder"))
+    assert torch.load(tmp_path / "killed" / "latent_encoder_unfinished.pt")["step"] == 1
+    fit(config, tmp_path / "killed")
+    fit(config, tmp_path / "whole")
+    killed, whole = (torch.load(tmp_path / name / "latent_encoder.pt") for name in ("killed", "whole"))
+    assert all(torch.equal(killed[name], value) for name, value in whole.items())
+    assert not (tmp_path / "killed" / "latent_encoder_unfinished.pt").exists()
+
+
+def test_a_gpu_out_of_memory_keeps_what_was_trained_and_says_what_to_change(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, calls = DepthNetwork.forward, []
+
+    def forward_until_full(self: DepthNetwork, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(1)
+        if len(calls) == 3:  # what PyTorch raises where a GPU's memory does not suffice
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, image)
+
+    monkeypatch.setattr(DepthNetwork, "forward", forward_until_full)
+    config = read_config(config_file)
+    with pytest.raises(TrainingError, match=r"out of memory at step 2 with 2 images of 64x96.*Halve batch_size"):
+        fit(config, tmp_path / "run")
+    fit(config, tmp_path / "run")
+    fit(config, tmp_path / "whole")
+    resumed, whole = (read_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("run", "whole"))
+    assert all(torch.equal(resumed["network"][name], value) for name, value in whole["network"].items())
+
+
+def test_a_frame_that_cannot_be_decoded_is_named_by_whoever_draws_it(config_file: Path, tmp_path: Path) -> None:
+    config = read_config(config_file).model_copy(update={"memory": 0.0, "workers": 1, "steps": 30})
+    (tmp_path / "2_image.png").write_bytes(b"cut short")
+    with pytest.raises(DataError, match=r"^\S*2_image\.png: cannot be decoded as an image; fetch"):
+        fit(config, tmp_path / "run")
+    kept = config.model_copy(update={"memory": 1.0})
+    with pytest.raises(DataError, match=r"2_image\.png: cannot be decoded"):
+        fit(kept, tmp_path / "run")
+
+
+def test_frames_read_when_drawn_give_the_same_batches_as_kept_ones(driving_index: Path) -> None:
+    sources = [(read_index(driving_index, "train"), 1.0)]
+    kept, read = (
+        BatchesByStep(Mixture(sources, 100.0, memory), [(64, 96)], 4, AugmentationConfig(fog=0.5, rain=0.5), 3)
+        for memory in (1e9, 0.0)
+    )
+    for step in range(3):
+        for name, tensor in kept[step].state().items():
+            assert torch.equal(tensor, read[step].state()[name]), name
+
+
+def test_a_sample_shows_its_image_its_truth_and_what_was_predicted(driving_index: Path) -> None:
+    mixture = Mixture([(read_index(driving_index, "train"), 1.0)], 100.0)
+    batch = BatchesByStep(mixture, [(64, 96)], 4, AugmentationConfig(), 0)[0]
+    truth = torch.log(batch.depth.clamp(min=1) * 384 / batch.focal[:, None, None])
+    picture = sample_pictures(batch, truth, torch.full_like(truth, -4.0), 384.0)
+    assert picture.shape == (3, 3 * 64, 4 * 96)
+    assert torch.equal(picture[:, :64, :96].permute(1, 2, 0), batch.image[0])
+    known = batch.depth[0] >= 1
+    true, predicted = picture[:, :64, 96:192], picture[:, :64, 192:288]
+    assert (true[:, known].int() - predicted[:, known].int()).abs().max() <= 12
+    assert (true[:, batch.depth[0] == 0] == 0).all()
+    assert (picture[:, :64, 288:] > 250).all()
+
+
+def test_a_disk_that_is_full_is_named_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"the last good one")
+    path.with_suffix(".partial").symlink_to("/dev/full")
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt: cannot be written .*free space"):
+        write_state(path, {"weights": torch.zeros(100_000)})
+    assert path.read_bytes() == b"the last good one"
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(TrainingError, match=r"file: cannot be made a folder"):
+        _make_folder(tmp_path / "file")
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

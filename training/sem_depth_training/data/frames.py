@@ -1,6 +1,7 @@
-"""Frames listed in an index.csv: an image, its camera, and depth measured or rendered for it."""
+"""Frames: an image, its camera, and depth measured or rendered for it; and the index.csv that lists them."""
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,13 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Frame:
-    """One image of an index. `sky` is a mask image (non-zero is sky) where the index has one."""
+    """One image and what is known of it, whatever data set it is from.
+
+    image: file, RGB. depth: 16-bit PNG of metres x 256, where 0 is not valid. sky: mask image, non-zero is sky, None
+    where the data set has none. camera: of the image, without distortion. sequence: frames of one sequence show nearly
+    the same. partner: the other image of a rectified stereo pair, where there is one; shift: metres from this camera
+    to the partner's, positive to the right.
+    """
 
     image: Path
     depth: Path
@@ -27,14 +34,22 @@ class Frame:
     camera: CameraModel
     sequence: str
     licence: str
+    partner: Path | None = None
+    shift: float = 0.0
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that the frame needs."""
+        return [path for path in (self.image, self.depth, self.sky, self.partner) if path is not None]
 
     def read_image(self) -> NDArray[np.uint8]:
-        """RGB uint8 [H, W, 3]. Raises DataError for a file that is no image or has another size than the index says."""
-        image = cv2.imread(str(self.image), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DataError(f"{self.image}: cannot be decoded as an image; fetch or render it again")
-        self._check_size(self.image, image)
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+        """RGB uint8 [H, W, 3]. Raises DataError for a file that is no image or has another size than the camera."""
+        return self._read_colours(self.image)
+
+    def read_partner(self) -> NDArray[np.uint8]:
+        """The partner's image as `read_image` gives this one's."""
+        assert self.partner is not None
+        return self._read_colours(self.partner)
 
     def read_depth(self) -> NDArray[np.float32]:
         """Metres along Z, float32 [H, W], 0 where nothing was measured (stored as uint16, metres x 256)."""
@@ -54,21 +69,40 @@ class Frame:
         self._check_size(self.sky, mask)
         return mask > 0
 
+    def _read_colours(self, path: Path) -> NDArray[np.uint8]:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise DataError(f"{path}: cannot be decoded as an image; fetch or render it again")
+        self._check_size(path, image)
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
     def _check_size(self, path: Path, array: NDArray[np.generic]) -> None:
         height, width = array.shape[:2]
         if (width, height) != (self.camera.width, self.camera.height):
             raise DataError(
-                f"{path}: is {width}x{height}, the index says {self.camera.width}x{self.camera.height}; "
-                "fetch it again or correct the index"
+                f"{path}: is {width}x{height}, the index says {self.camera.width}x{self.camera.height} "
+                "(or the calibration, where there is no index); fetch it again or correct that"
             )
 
 
 def read_index(index: Path, split: str) -> list[Frame]:
+    """The frames of one split of an index.csv, whose files are all there.
+
+    Raises DataError as `index_frames` and `require_files` do.
+    """
+    frames = index_frames(index, split)
+    try:
+        require_files(frames)
+    except DataError as error:
+        raise DataError(f"{index}: {error}") from None
+    return frames
+
+
+def index_frames(index: Path, split: str) -> list[Frame]:
     """The frames of one split of an index.csv; paths in it are relative to its folder.
 
     Columns: split, sequence, image, depth, fx, fy, cx, cy, width, height, licence, and optionally sky.
-    Raises DataError when the index, a column or the split is missing, a number is unreadable, or files are missing
-    (all of them are named together).
+    Raises DataError when the index, a column or the split is missing, or a number is unreadable.
     """
     try:
         with index.open(newline="", encoding="utf-8") as file:
@@ -81,17 +115,15 @@ def read_index(index: Path, split: str) -> list[Frame]:
     chosen = [(line, row) for line, row in enumerate(rows, start=2) if row["split"] == split]
     if not chosen:
         raise DataError(f"{index}: no frame of split {split!r}; it has {', '.join(sorted({r['split'] for r in rows}))}")
-    frames = [_frame(index, line, row) for line, row in chosen]
-    missing = [
-        path
-        for frame in frames
-        for path in (frame.image, frame.depth, frame.sky)
-        if path is not None and not path.is_file()
-    ]
+    return [_frame(index, line, row) for line, row in chosen]
+
+
+def require_files(frames: Iterable[Frame]) -> None:
+    """Raises DataError naming every file that frames need and that is not there."""
+    missing = list(dict.fromkeys(path for frame in frames for path in frame.files if not path.is_file()))
     if missing:
         shown = "\n  ".join(map(str, missing[:50])) + (f"\n  and {len(missing) - 50} more" if len(missing) > 50 else "")
-        raise DataError(f"{index}: {len(missing)} files are missing:\n  {shown}")
-    return frames
+        raise DataError(f"{len(missing)} files are missing:\n  {shown}")
 
 
 def _frame(index: Path, line: int, row: dict[str, str]) -> Frame:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sem_depth_training.data.frames import DataError, Frame, read_index
+from sem_depth_training.data.sky import MIN_CONTRAST, contrast, near_measured, sky_mask
 
 DISPARITIES = 192
 # Nearer to a LiDAR point than this many pixels, the LiDAR is believed alone.
@@ -21,8 +22,6 @@ _LIDAR_REACH = 31
 # A matching error of a quarter pixel is then at most 8 % of depth.
 _MIN_DISPARITY = 3.0
 _MAX_LEFT_RIGHT_DIFFERENCE = 1.0
-# Contrast in grey levels below which matching only spreads what its neighbours say, over a sky most of all.
-_MIN_CONTRAST = 12
 # Stereo fills every second pixel of every second row: training sees images at half the size or less.
 _STRIDE = 2
 
@@ -55,7 +54,8 @@ def complete_index(pairs: Iterable[tuple[Frame, Frame]], output: Path, baseline:
             depth[fill] = np.float32(frame.camera.fx * baseline) / disparity[fill]
             name = f"{number:05d}{'l' if frame is left else 'r'}"
             _write(output / f"{name}.png", (depth * 256).round().clip(0, 65535).astype(np.uint16))
-            _write(output / f"{name}_sky.png", sky_mask(image, found | (depth > 0)).astype(np.uint8) * 255)
+            sky = sky_mask(image, near_measured(found | (depth > 0)))
+            _write(output / f"{name}_sky.png", sky.astype(np.uint8) * 255)
             rows.append(_row(frame, name))
     if not rows:
         raise DataError(f"{output}: no stereo pairs to complete, expected at least one")
@@ -73,15 +73,20 @@ def stereo_pairs(index: Path, split: str) -> list[tuple[Frame, Frame]]:
     Raises:
         DataError: there are none, or the index cannot be read.
     """
-    frames = {str(frame.image): frame for frame in read_index(index, split)}
-    pairs = [
-        (frames[left], frames[right])
-        for left in sorted(frames)
-        if left.endswith("l.jpg") and (right := left.removesuffix("l.jpg") + "r.jpg") in frames
-    ]
+    pairs = pairs_of(read_index(index, split))
     if not pairs:
         raise DataError(f"{index}: no stereo pairs in split {split!r}; expected images NAMEl.jpg and NAMEr.jpg")
     return pairs
+
+
+def pairs_of(frames: Iterable[Frame]) -> list[tuple[Frame, Frame]]:
+    """The pairs among frames, as `stereo_pairs` has them."""
+    by_name = {str(frame.image): frame for frame in frames}
+    return [
+        (by_name[left], by_name[right])
+        for left in sorted(by_name)
+        if left.endswith("l.jpg") and (right := left.removesuffix("l.jpg") + "r.jpg") in by_name
+    ]
 
 
 def match(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -94,42 +99,12 @@ def match(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> tuple[NDArray[np
     of_right = _semi_global(grey[1][:, ::-1], grey[0][:, ::-1])[:, ::-1]
     answers = _agreed(of_left, of_right, -1), _agreed(of_right, of_left, 1)
     for answer, image in zip(answers, grey, strict=True):
-        answer[_contrast(image) < _MIN_CONTRAST] = 0
+        answer[contrast(image) < MIN_CONTRAST] = 0
     return answers
-
-
-def sky_mask(image: NDArray[np.uint8], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels that are sky beyond doubt, bool [H, W]: blue or blown out, smooth, far from anything measured, and joined
-    to the upper border. It misses grey skies rather than take a white wall for one.
-
-    Args:
-        image: RGB uint8 [H, W, 3].
-        known: bool [H, W], where something was measured.
-    """
-    red, green, blue = (image[..., channel].astype(np.int16) for channel in range(3))
-    blown_out = np.minimum(np.minimum(red, green), blue) >= 250
-    is_blue = (blue >= 120) & (blue - red >= 20)
-    smooth = _contrast(_grey(image)) < _MIN_CONTRAST
-    near_something = cv2.dilate(_without_specks(known), np.ones((15, 15), np.uint8)) > 0
-    candidates = ((blown_out | is_blue) & smooth & ~near_something).astype(np.uint8)
-    _, labels = cv2.connectedComponents(candidates)
-    at_the_top = np.setdiff1d(np.unique(labels[:2]), [0])
-    return np.isin(labels, at_the_top)
 
 
 def _grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
-
-
-def _contrast(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Range of grey levels around each pixel, after a little smoothing."""
-    smoothed = cv2.GaussianBlur(grey, (5, 5), 0)
-    return cv2.morphologyEx(smoothed, cv2.MORPH_GRADIENT, np.ones((9, 9), np.uint8))  # type: ignore[return-value]
-
-
-def _without_specks(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Matching finds a chance disparity here and there in a sky; things are larger."""
-    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))  # type: ignore[return-value]
 
 
 def _semi_global(reference: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float32]:
