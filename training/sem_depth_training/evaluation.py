@@ -3,10 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
@@ -48,19 +50,21 @@ def run(
     """
     predict = predictor_of(request.model, request.size, flip=request.flip, windows=request.windows)
     how = protocol(request.crop, request.flip, request.windows)
-    sets = {_name(request.index, request.split): (read_index(request.index, request.split), request.crop, how)}
+    sets: dict[str, tuple[Sequence[Frame], str, str]] = {
+        _name(request.index, request.split): (read_index(request.index, request.split), request.crop, how)
+    }
     if request.streets is not None:
         # The crops are made for KITTI's LiDAR; rendered depth is known everywhere.
         everywhere = protocol("none", request.flip, request.windows)
-        frames = read_index(request.streets, request.streets_split)
-        sets[_name(request.streets, request.streets_split)] = (frames, "none", everywhere)
+        rendered = read_index(request.streets, request.streets_split)
+        sets[_name(request.streets, request.streets_split)] = (rendered, "none", everywhere)
     sets = {name: (_some(frames, request.frames), crop, words) for name, (frames, crop, words) in sets.items()}
     floor = direction_floor(read_index(request.index, request.floor_split)) if request.floor_split else None
     results: dict[str, Evaluation] = {}
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
         for name, (frames, crop, words) in sets.items():
             task = progress.add_task(name, total=len(frames))
-            results[name] = evaluate(predict, frames, words, crop, floor, lambda task=task: progress.advance(task))
+            results[name] = evaluate(predict, frames, words, crop, floor, partial(progress.advance, task))
     contents = {name: result.as_json() for name, result in results.items()}
     for name, content in contents.items():
         print_evaluation(f"{request.model.name} on {name}", content, console)
@@ -95,7 +99,7 @@ def _drive_flicker(predict: Predict, drive: Path) -> dict[str, float | int] | No
             raise BagError(f"{drive}: has no LiDAR to measure flicker by; expected a PointCloud2 topic")
         truth, decoder, calibrations = LidarDepth(bag, lidar), ImageDecoder(), CalibrationReader("here")
         info = bag.first(stream.camera_info)
-        errors = []
+        errors: list[NDArray[np.float32] | None] = []
         for message in bag.messages([stream.image]):
             image = bag.decode(message)
             rgb = (decoder.decode_compressed if stream.compressed else decoder.decode)(image)
