@@ -1,5 +1,7 @@
 """The command `sem-depth-train`."""
 
+import signal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -124,14 +126,27 @@ def export(
     index: Annotated[Path, typer.Option(help="index.csv of real frames: agreement with torch, and the metrics.")],
     split: Annotated[str, typer.Option(help="Split of the index.")] = "val",
     dataset: Annotated[str, typer.Option(help="What the manifest calls these frames.")] = "",
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="One graph for many sizes in place of one for each: smallest, best and largest HEIGHTxWIDTH, "
+            "such as 96x320:192x640:384x1280."
+        ),
+    ] = None,
 ) -> None:
     """Write the model bundle of a checkpoint; the same checkpoint gives the same bytes."""
     from sem_depth_training.data.frames import read_index
-    from sem_depth_training.export import export_bundle
+    from sem_depth_training.export import export_bundle, size_profile
 
+    sizes = None
+    if profile is not None:
+        parts = [_size(part, "--profile") for part in profile.split(":")]
+        if len(parts) != 3:
+            raise typer.BadParameter(f"--profile: expected SMALLEST:BEST:LARGEST, found '{profile}'")
+        sizes = size_profile(*parts)
     frames = read_index(index, split)
     name = dataset or f"{index.parent.name}/{split}, {len(frames)} frames"
-    bundle = export_bundle(checkpoint, output, frames[:: max(1, len(frames) // 5)], frames, name)
+    bundle = export_bundle(checkpoint, output, frames[:: max(1, len(frames) // 5)], frames, name, sizes)
     values = bundle.manifest.metrics[0].values
     print(f"{output}: {bundle.digest}\n" + ", ".join(f"{key} {value:g}" for key, value in values.items()))
 
@@ -179,6 +194,100 @@ def describe(
     if preset == "paper" and conditioning.startswith("seecoder"):
         title += f" at {seecoder_size}"
     print_description(title, build, _size(size, "--size"), Console())
+
+
+@app.command("full-frame")
+def full_frame(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file; its weights go beside it.")],
+    image: Annotated[str, typer.Option(help="Of the camera's images, HEIGHTxWIDTH.")],
+    intrinsics: Annotated[str, typer.Option(help="fx,fy,cx,cy in pixels.")],
+    half: Annotated[bool, typer.Option(help="Depth and confidence come down as float16.")] = False,
+    points: Annotated[bool, typer.Option(help="x, y, z come down, too.")] = False,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="Also compile it with TensorRT-RTX for this GPU, to the .plan beside it.")
+    ] = None,
+) -> None:
+    """Wrap a bundle's graph so that the device does all of a frame: whole image up, metric depth down. Experimental."""
+    from sem_depth_node.bundle import ModelBundle
+    from sem_depth_node.camera import CameraModel
+    from sem_depth_node.engines.tensorrt_build import BuildRequest, build_engine
+    from sem_depth_node.engines.watch import BuildWatch
+    from sem_depth_training.full_frame import FullFrame, contract, copied_bytes, scale_of, wrap
+
+    numbers = intrinsics.split(",")
+    if len(numbers) != 4:
+        raise typer.BadParameter(f"--intrinsics: expected fx,fy,cx,cy, found '{intrinsics}'")
+    height, width = _size(image, "--image")
+    camera = CameraModel(width, height, *map(float, numbers))
+    loaded = ModelBundle.load(bundle)
+    size = loaded.nearest_input(width / height)
+    settings = FullFrame(camera, *loaded.manifest.depth_range, half=half, points=points)
+    wrap(size, settings, output)
+    up, down = copied_bytes(height, width, half, points)
+    pixels = size.height * size.width
+    print(f"{output}: metres_per_canonical is {scale_of(camera, size, loaded.manifest):.6f}")
+    print(f"bytes a frame: {up} up, {down} down; the network alone: {3 * pixels} up, {8 * pixels} down")
+    if compute_capability is not None:
+        request = BuildRequest(
+            str(output), size.height, size.width, "tensorrt_rtx", compute_capability, contract=contract(settings)
+        )
+        report = build_engine(request, output.with_suffix(".plan"), BuildWatch())
+        print(f"{output.with_suffix('.plan')}: {report.engine_bytes} bytes in {report.seconds:.1f} s")
+
+
+@app.command("seecoder-size")
+def seecoder_size(
+    photographs: Annotated[list[Path], typer.Argument(help="Of different places, at least two.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="SeeCoder's released .safetensors; without it, random weights.")
+    ] = None,
+    size: Annotated[str, typer.Option(help="Of the middle bottom of each photograph, HEIGHTxWIDTH.")] = "352x1216",
+    sees: Annotated[list[str], typer.Option(help="HEIGHTxWIDTH that SeeCoder sees; repeat for several.")] = [  # noqa: B006
+        "352x1216",
+        "264x912",
+        "176x608",
+        "384x384",
+        "88x304",
+    ],
+    position_aware: Annotated[bool, typer.Option(help="SeeCoder-PA.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+) -> None:
+    """Measure what showing SeeCoder a smaller image does to its tokens, against what another image does."""
+    from sem_depth_training.check_paper import read_frame
+    from sem_depth_training.seecoder_size import print_size_effects, seecoder_of, size_effects
+
+    if len(photographs) < 2:
+        raise typer.BadParameter("photographs: expected at least two, of different places")
+    frames = [read_frame(path, _size(size, "--size")) for path in photographs]
+    sizes = [_size(text, "--sees") for text in sees]
+    effects = size_effects(seecoder_of(weights, position_aware, seed), frames, sizes)
+    title = f"{len(frames)} photographs of {size}, {weights or f'random weights (seed {seed})'}"
+    print_size_effects(effects, title, Console())
+
+
+@app.command()
+def roofline(
+    report: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("docs/roofline.md"),
+    size: Annotated[str, typer.Option(help="Image size, HEIGHTxWIDTH.")] = "352x1216",
+    sees: Annotated[list[str], typer.Option(help="HEIGHTxWIDTH that SeeCoder sees; repeat for several.")] = [  # noqa: B006
+        "176x608",
+        "88x304",
+        "352x1216",
+    ],
+) -> None:
+    """Estimate the paper-size network's frame times on GPUs that are not here, from its half-precision graph."""
+    from sem_depth_training.models.paper import paper_network
+    from sem_depth_training.roofline import half_graph, kernels_of, roofline_markdown
+
+    networks = []
+    for text in sees:
+        seen = _size(text, "--sees")
+        graph = half_graph(partial(paper_network, seecoder_size=seen), _size(size, "--size"))
+        networks.append((f"{size}, SeeCoder sees {text}", kernels_of(graph)))
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text(roofline_markdown(networks, "sem-depth-train roofline"), encoding="utf-8")
+    Console().print(f"report: {report}")
 
 
 @app.command("fetch-weights")
@@ -245,9 +354,13 @@ def main() -> None:
     from sem_depth_training.export import ExportError
     from sem_depth_training.fetch_weights import FetchError
     from sem_depth_training.frost_pictures import FrostError
+    from sem_depth_training.full_frame import FullFrameError
     from sem_depth_training.models.checkpoints import CheckpointError
     from sem_depth_training.robustness import RobustnessError
 
+    # Both unwind what is open. A script's background job inherits an ignored SIGINT, so it is set, not left as it is.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         app()
     except (
@@ -259,6 +372,7 @@ def main() -> None:
         EngineError,
         ExportError,
         FetchError,
+        FullFrameError,
         FrostError,
         PaperCheckError,
         RobustnessError,
