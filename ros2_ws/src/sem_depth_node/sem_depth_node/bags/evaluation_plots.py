@@ -32,7 +32,8 @@ def write_evaluation_plots(path: Path, title: str, scores: Scores) -> None:
         f"over {len(scores.frames)} frames\n{scores.protocol}",
         fontsize=10,
     )
-    by_frame, by_range, joint = figure.subfigures(1, 3)
+    columns: Any = figure.subfigures(1, 3)
+    by_frame, by_range, joint = columns
     _plot_frames(by_frame, scores)
     _plot_ranges(by_range.subplots(), scores)
     _plot_joint(joint, scores)
