@@ -20,8 +20,9 @@ from sem_depth_node.ros.scale_check import CameraScaleCheck, LidarScans
 from sem_depth_node.ros.subscription import AdaptiveSubscription
 from sem_depth_node.ros.worker import FrameWalk
 
-# Messages that may wait in the middleware: enough for a burst, so that what is dropped is dropped, and counted, here.
-IMAGE_QUEUE, CAMERA_INFO_QUEUE = 5, 10
+# Messages that may wait in the middleware: enough for a second of a camera while the processor is full, so that what is
+# dropped is dropped, and counted, here.
+IMAGE_QUEUE, CAMERA_INFO_QUEUE = 10, 10
 # An image without camera_info is worth a word only after this long: at the start either may come first.
 CAMERA_INFO_GRACE = 1.0
 

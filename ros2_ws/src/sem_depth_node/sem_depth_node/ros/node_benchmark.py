@@ -187,8 +187,8 @@ class _Rig:
         self._setup, self._node = setup, node
         pixels = np.random.default_rng(0).integers(0, 256, (setup.height, setup.width, 3), np.uint8)
         self._pixels = array.array("B", pixels.tobytes())
-        self._image = node.create_publisher(Image, "image", 5)
-        self._info = node.create_publisher(CameraInfo, "camera_info", 5)
+        self._image = node.create_publisher(Image, "image", 10)
+        self._info = node.create_publisher(CameraInfo, "camera_info", 10)
         self._showing, self._ended = threading.Event(), threading.Event()
         self._idle = threading.Event()
         self._received: tuple[float, int] = (0.0, 0)

@@ -100,30 +100,33 @@ class DepthOutputs:
         Returns:
             seconds of it that went into handing messages to the middleware.
         """
-        sending = 0.0
+        made: dict[str, ImageBuffer | CloudBuffer] = {}
         if "depth/image" in topics:
             if depth_encoding == "16UC1":
-                image = self._image("depth/image", estimate.camera, "16UC1", np.uint16)
+                image = made["depth/image"] = self._image("depth/image", estimate.camera, "16UC1", np.uint16)
                 fill_millimetres(estimate.depth, image.pixels)
             else:
-                image = self._image("depth/image", estimate.camera, "32FC1", np.float32)
+                image = made["depth/image"] = self._image("depth/image", estimate.camera, "32FC1", np.float32)
                 np.copyto(image.pixels, estimate.depth)
-            sending += self._publish("depth/image", image, header)
         if "depth/confidence" in topics:
-            image = self._image("depth/confidence", estimate.camera, "32FC1", np.float32)
+            image = made["depth/confidence"] = self._image("depth/confidence", estimate.camera, "32FC1", np.float32)
             np.copyto(image.pixels, estimate.confidence)
-            sending += self._publish("depth/confidence", image, header)
-        if "depth/points" in topics:
-            cloud, builder = self._cloud_for(estimate.camera)
-            builder.build(estimate.depth, rgb, out=cloud.points)
-            sending += self._publish("depth/points", cloud, header)
         if "depth/preview" in topics:
-            image = self._image("depth/preview", estimate.camera, "bgr8", np.uint8, channels=3)
+            image = made["depth/preview"] = self._image("depth/preview", estimate.camera, "bgr8", np.uint8, channels=3)
             if self._painter.near != preview_near:
                 self._painter = DepthPainter(preview_near)
             self._painter.paint(estimate.depth, image.pixels)
-            sending += self._publish("depth/preview", image, header)
-        return sending
+        if "depth/points" in topics:
+            cloud, builder = self._cloud_for(estimate.camera)
+            builder.build(estimate.depth, rgb, out=cloud.points)
+            made["depth/points"] = cloud
+        # All made before the first is sent: the middleware's threads and the listeners would take the processor from
+        # what is still to be made.
+        start = time.perf_counter()
+        for topic, buffer in made.items():
+            buffer.message.header = header
+            self._publishers[topic].publish(buffer.message)
+        return time.perf_counter() - start
 
     def publish_timing(self, header: Any, timing: FrameTiming) -> None:
         """Publish `depth/timing`."""
@@ -138,12 +141,6 @@ class DepthOutputs:
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
-
-    def _publish(self, topic: str, buffer: ImageBuffer | CloudBuffer, header: Any) -> float:
-        start = time.perf_counter()
-        buffer.message.header = header
-        self._publishers[topic].publish(buffer.message)
-        return time.perf_counter() - start
 
     def _image(self, topic: str, camera: CameraModel, encoding: str, dtype: type, channels: int = 1) -> ImageBuffer:
         buffer = self._images.get(topic)
