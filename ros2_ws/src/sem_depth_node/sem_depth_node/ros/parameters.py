@@ -90,7 +90,8 @@ class Parameters:
     )
     overlap: bool = _parameter(
         False,
-        "Publish a frame while the network runs on the next one.",
+        "Publish a frame while the network runs on the next one. Beside a GPU that gives more frames a second; the CPU "
+        "engine needs the processor itself, and its frames come out older.",
         fixed_while_configured=True,
     )
     compressed: bool = _parameter(
