@@ -151,6 +151,27 @@ def export(
     print(f"{output}: {bundle.digest}\n" + ", ".join(f"{key} {value:g}" for key, value in values.items()))
 
 
+@app.command()
+def ablation(
+    config: Annotated[Path, typer.Argument(help="YAML configuration of preset compact, with validation frames.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder with a folder for each run.")],
+    conditionings: Annotated[list[str], typer.Option("--conditioning", help="Compare this one; more than once.")] = [  # noqa: B006
+        "seecoder",
+        "seecoder_pa",
+        "clip",
+        "none",
+    ],
+    seeds: Annotated[int, typer.Option(help="Runs of each, with seeds 1, 2, ...", min=1)] = 2,
+    steps: Annotated[int, typer.Option(help="Of each run.", min=1)] = 200,
+    markdown: Annotated[Path, typer.Option(help="Where the table goes.")] = Path("ablation.md"),
+) -> None:
+    """Train the compact network under each conditioning with equal budgets, and compare; run it again to go on."""
+    from sem_depth_training.ablation import run_ablation
+    from sem_depth_training.config import read_config
+
+    run_ablation(read_config(config), output, conditionings, range(1, seeds + 1), steps, markdown, Console())
+
+
 @app.command("release-weights")
 def release_weights(
     checkpoint: Annotated[Path, typer.Argument(help="checkpoint.pt of a run.")],

@@ -3,13 +3,26 @@
 import math
 from typing import Literal, get_args
 
+from transformers import CLIPVisionConfig
+
 from sem_depth_training.models.autoencoder import ImageEncoder
 from sem_depth_training.models.depth_decoder import DepthDecoder
 from sem_depth_training.models.depth_network import DepthNetwork
+from sem_depth_training.models.paper_semantics import ClipTokens
 from sem_depth_training.models.semantic_encoder import CompactSemanticEncoder
 from sem_depth_training.models.unet import SinglePassUNet
 
-CompactConditioning = Literal["seecoder", "seecoder_pa", "none"]
+CompactConditioning = Literal["seecoder", "seecoder_pa", "clip", "none"]
+
+_CLIP = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": 112,
+    "patch_size": 16,
+}
+"""A CLIP image encoder with about as many weights as SeeCoder's parts here. None so small is public: it starts anew."""
 
 CANONICAL_FOCAL_LENGTH = 384.0
 """Pixels. About that of a KITTI image resized to 640 wide, so that canonical metres are near metres there."""
@@ -40,6 +53,7 @@ def compact(conditioning: CompactConditioning = "seecoder", pretrained: bool = F
         conditioning=conditioning != "none",
         position_aware=conditioning == "seecoder_pa",
         pretrained=pretrained,
+        tokens=ClipTokens(CLIPVisionConfig(**_CLIP), tokens) if conditioning == "clip" else None,
     )
     latents = ImageEncoder()
     channels = semantics.backbone.channels

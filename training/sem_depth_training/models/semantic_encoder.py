@@ -18,8 +18,9 @@ class ImageSemantics(NamedTuple):
 class CompactSemanticEncoder(nn.Module):
     """EfficientNet-Lite0, SeeCoder's multi-scale decoder over its two coarsest maps, and its query transformer.
 
-    `forward` takes RGB in [0, 1], [B, 3, H, W]. Without `conditioning` the tokens are the same for every image (the
-    queries' learned start), which is the paper's ablation.
+    `forward` takes RGB in [0, 1], [B, 3, H, W]. For the paper's ablation `tokens`, a module from the image to tokens,
+    takes the place of SeeCoder's parts; without it and without `conditioning` the tokens are the same for every image
+    (the queries' learned start).
     """
 
     def __init__(
@@ -33,10 +34,14 @@ class CompactSemanticEncoder(nn.Module):
         conditioning: bool = True,
         position_aware: bool = False,
         pretrained: bool = False,
+        tokens: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.backbone = EfficientNetLite0(pretrained)
+        self.tokens = tokens
         self.decoder: MultiScaleDecoder | None = None
+        if tokens is not None:
+            return
         if conditioning:
             channels = dict(zip(("res4", "res5"), self.backbone.channels[-2:], strict=True))
             self.decoder = MultiScaleDecoder(
@@ -50,7 +55,9 @@ class CompactSemanticEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> ImageSemantics:
         pyramid = self.backbone(image)
-        if self.decoder is None:
+        if self.tokens is not None:
+            tokens = self.tokens(image)
+        elif self.decoder is None:
             tokens = self.constant.weight[None].expand(image.shape[0], -1, -1)
         else:
             tokens = self.queries(self.decoder({"res4": pyramid[3], "res5": pyramid[4]}))
