@@ -270,9 +270,13 @@ def read_scores(path: Path, run: Mapping[str, Any] | None = None) -> Scores:
 def table(result: Robustness) -> Table:
     """The result for the terminal."""
     header, rows = _rows(result)
-    out = Table(title=f"{result.run['model']}\n{describe(result)}")
+    out = Table(
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title=f"{result.run['model']}\n{describe(result)}\nAbsRel at severity 1 to 5; * not in the mean",
+    )
     for place, name in enumerate(header):
-        out.add_column(name, justify="right" if place else "left", no_wrap=not place)
+        out.add_column(name.removeprefix("AbsRel "), justify="right" if place else "left", no_wrap=True)
     for row in rows:
         out.add_row(*row)
     return out
@@ -337,7 +341,7 @@ def _rows(result: Robustness) -> tuple[list[str], list[list[str]]]:
         dee = float(np.mean([result.dee(name) for name in names]))
         delta1 = np.mean([score.delta1 for name in names for score in result.scores[name].values()])
         ends = [f"{result.mean(result.corruption_error):.1f}", f"{result.mean(result.resilience):.1f}"]
-        rows.append([f"mean of RoboDepth's {len(names)}", *means, f"{delta1:.3f}", f"{dee:.3f}", *ends])
+        rows.append([f"mean of {len(names)}", *means, f"{delta1:.3f}", f"{dee:.3f}", *ends])
     return header, rows
 
 
