@@ -271,8 +271,8 @@ def table(result: Robustness) -> Table:
     """The result for the terminal."""
     header, rows = _rows(result)
     out = Table(
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        box=None,
+        pad_edge=False,
         title=f"{result.run['model']}\n{describe(result)}\nAbsRel at severity 1 to 5; * not in the mean",
     )
     for place, name in enumerate(header):
