@@ -1,6 +1,7 @@
 """The file a training run leaves: weights, their average, the optimizer, and the configuration."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,13 @@ def write_state(path: Path, state: object) -> None:
     try:
         torch.save(state, partial)
         partial.replace(path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:  # PyTorch says of a full disk that a position is unexpected
+        free = shutil.disk_usage(path.parent).free
         partial.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) else "writing broke off"
         raise TrainingError(
-            f"{path}: cannot be written ({error}); free space there, the last good one is kept"
+            f"{path}: cannot be written ({reason}, {free >> 20} MiB free there); free space and run the same command "
+            "again, the last good one is kept"
         ) from error
 
 

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,9 @@ class _Progress:
     def __init__(self, config: FitConfig, output: Path, accelerator: Accelerator, console: Console) -> None:
         self._config, self._console = config, console
         self._processes = accelerator.num_processes
-        self._writer = SummaryWriter(str(output / "tensorboard")) if accelerator.is_main_process else None
+        self._folder = output / "tensorboard"
+        with _logs_to(self._folder):
+            self._writer = SummaryWriter(str(self._folder)) if accelerator.is_main_process else None
         self._started, self._done = time.monotonic(), 0
         self._sums: dict[str, float] = {}
 
@@ -192,12 +195,15 @@ class _Progress:
             seconds = (time.monotonic() - self._started) / self._done
             means = {name: value / (config.log_every * config.accumulate) for name, value in self._sums.items()}
             for name, mean in means.items():
-                self._writer.add_scalar(f"train/{name}", mean, step)
+                with _logs_to(self._folder):
+                    self._writer.add_scalar(f"train/{name}", mean, step)
             left = time.strftime("%H:%M:%S", time.gmtime(seconds * (config.steps - step)))
             rate = config.batch_size * config.accumulate * self._processes / seconds
             shown = " ".join(f"{name} {mean:.4f}" for name, mean in means.items())
             line = f"step {step}/{config.steps} {shown} | {rate:.1f} samples/s, {left} left"
             self._console.print(line, highlight=False)
+            with _logs_to(self._folder):
+                self._writer.flush()
         self._sums.clear()
 
     def validate(self, step: int, network: DepthNetwork, average: WeightAverage, frames: list[Frame]) -> None:
@@ -215,7 +221,19 @@ class _Progress:
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with _logs_to(self._folder):
+                self._writer.close()
+
+
+@contextmanager
+def _logs_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"{folder}: logs cannot be written ({error.strerror}); free space, run the same command again; the last "
+            "good checkpoint is kept"
+        ) from error
 
 
 def _predict(model: Callable[[Tensor], Outputs], batch: Batch) -> Outputs:
