@@ -325,7 +325,7 @@ def print_result(result: Robustness, console: Console, markdown_file: Path | Non
 
 
 def _rows(result: Robustness) -> tuple[list[str], list[list[str]]]:
-    header = ["corruption", *(f"AbsRel {severity}" for severity in SEVERITIES), "delta1", "DEE", "CE (%)", "RR (%)"]
+    header = ["corruption", *(f"AbsRel {severity}" for severity in SEVERITIES), "delta1", "DEE", "CE %", "RR %"]
     clean = result.scores[CLEAN][0]
     rows = [[CLEAN, f"{clean.abs_rel:.3f}", *[""] * 4, f"{clean.delta1:.3f}", f"{clean.dee:.3f}", "", ""]]
     for name in result.measured:
