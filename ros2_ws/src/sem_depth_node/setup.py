@@ -48,8 +48,8 @@ setup(
         "typer>=0.12",
     ],
     extras_require={
-        # The engine for machines without an NVIDIA GPU.
-        "cpu": ["onnxruntime>=1.17"],
+        # The engines for machines without an NVIDIA GPU: one that runs everywhere, and one that is faster on x86.
+        "cpu": ["onnxruntime>=1.17", "openvino>=2024.4; sys_platform == 'linux' and platform_machine == 'x86_64'"],
         # The CUDA runtime bindings; TensorRT itself comes with JetPack or NVIDIA's packages.
         "tensorrt": ["cuda-bindings>=12.9.1"],  # older ones hold Python's lock while they wait for the GPU
         # TensorRT for RTX: builds engines without a GPU, runs them on RTX cards.

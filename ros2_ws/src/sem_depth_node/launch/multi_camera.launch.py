@@ -37,7 +37,7 @@ ARGUMENTS = [
         "engine",
         "",
         "What runs the network; empty takes the parameter file's.",
-        ["", "auto", "tensorrt", "onnxruntime"],
+        ["", "auto", "tensorrt", "openvino", "onnxruntime"],
     ),
     _argument(
         "workers",

@@ -26,7 +26,7 @@ ARGUMENTS = [
         "engine",
         "",
         "What runs the network; empty takes the parameter file's.",
-        ["", "auto", "tensorrt", "onnxruntime"],
+        ["", "auto", "tensorrt", "openvino", "onnxruntime"],
     ),
     _argument("params_file", str(SHARE / "config" / "sem_depth.yaml"), "YAML file with parameters of the node."),
     _argument("autostart", "true", "Configure and activate at once; false leaves it to a lifecycle manager.", BOOLEAN),

@@ -44,7 +44,7 @@ ImageTopic = Annotated[str | None, typer.Option(help="Camera image topic; found 
 InfoTopic = Annotated[str | None, typer.Option("--camera-info-topic", help="Its camera_info; found beside it.")]
 LidarTopic = Annotated[str | None, typer.Option(help="PointCloud2 topic of the LiDAR; found where there is one.")]
 Bundle = Annotated[Path | None, typer.Option(help="Model bundle; the shipped one by default.")]
-Engine = Annotated[str, typer.Option(help="auto, tensorrt or onnxruntime.")]
+Engine = Annotated[str, typer.Option(help="auto, tensorrt, openvino or onnxruntime.")]
 Rectified = Annotated[
     bool, typer.Option("--rectified", help="Images are rectified while K and D are the raw camera's: use P.")
 ]
@@ -479,7 +479,7 @@ def waymo_to_bag(
 @app.command()
 def benchmark(
     bundle: Annotated[Path | None, typer.Option(help="Bundle to measure; the shipped compact one by default.")] = None,
-    engine: Annotated[str, typer.Option(help="auto, tensorrt or onnxruntime.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, tensorrt, openvino or onnxruntime.")] = "auto",
     image_size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the camera image.")] = "1242x375",
     against: Annotated[
         list[Path] | None,

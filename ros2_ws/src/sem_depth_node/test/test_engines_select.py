@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import sys
 import threading
@@ -41,6 +42,8 @@ def size(tiny_bundle: ModelBundle) -> BundleInput:
 def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
     for package in packages:
         monkeypatch.setitem(sys.modules, package, None)
+    if "openvino" in packages:  # imported by an earlier test, our engine would no longer ask for its library
+        monkeypatch.delitem(sys.modules, "sem_depth_node.engines.openvino", raising=False)
 
 
 @pytest.fixture
@@ -70,21 +73,48 @@ def machine_with_gpu(monkeypatch: pytest.MonkeyPatch) -> RecordingTensorRt:
     return trt
 
 
-def test_without_tensorrt_auto_is_onnxruntime_and_says_so_in_passing(
+def test_with_onnxruntime_alone_auto_is_that_and_says_so_in_passing(
     tiny_bundle: ModelBundle, size: BundleInput, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    without(monkeypatch, "tensorrt", "tensorrt_rtx")
+    without(monkeypatch, "tensorrt", "tensorrt_rtx", "openvino")
     caplog.set_level(logging.INFO)
     engine = create_engine(tiny_bundle, size)
     assert isinstance(engine, OnnxRuntimeEngine)
-    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]
     assert "does not take tensorrt" in caplog.messages[0]
     assert "not installed" in caplog.messages[0]
+    assert "does not take openvino" in caplog.messages[1]
+    assert "pip install openvino" in caplog.messages[1]
+
+
+def test_auto_prefers_openvino_to_onnxruntime_where_it_is_installed(
+    tiny_bundle: ModelBundle, size: BundleInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    without(monkeypatch, "tensorrt", "tensorrt_rtx")
+    engine = create_engine(tiny_bundle, size)
+    assert engine.description.startswith("OpenVINO")
+    image = np.full((size.height, size.width, 3), 99, np.uint8)
+    np.testing.assert_array_equal(engine.infer(image).depth, OnnxRuntimeEngine(size).infer(image).depth)
+    engine.close()
+
+
+def test_openvino_asked_for_and_not_installed_is_an_error_that_says_what_to_install(
+    tiny_bundle: ModelBundle, size: BundleInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "openvino")
+    with pytest.raises(EngineError, match=r"openvino was asked for.*pip install openvino.*set engine to auto"):
+        create_engine(tiny_bundle, size, "openvino")
 
 
 def test_with_tensorrt_but_no_driver_auto_warns_why_it_is_onnxruntime(
-    tiny_bundle: ModelBundle, size: BundleInput, no_driver: None, caplog: pytest.LogCaptureFixture
+    tiny_bundle: ModelBundle,
+    size: BundleInput,
+    no_driver: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    without(monkeypatch, "openvino")
     pytest.importorskip("tensorrt_rtx")
     engine = create_engine(tiny_bundle, size, "auto")
     assert isinstance(engine, OnnxRuntimeEngine)
@@ -110,8 +140,10 @@ def test_auto_goes_on_when_the_gpu_fails_and_warns(
     tiny_bundle: ModelBundle,
     size: BundleInput,
     machine_with_gpu: RecordingTensorRt,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    without(monkeypatch, "openvino")
     machine_with_gpu.cuda.fail_call = 4
     assert isinstance(create_engine(tiny_bundle, size), OnnxRuntimeEngine)
     assert "cudaErrorMemoryAllocation" in caplog.messages[0]
@@ -130,16 +162,19 @@ def test_an_engine_asked_for_by_name_is_had_or_the_error_says_why_and_what_to_do
 
 
 def test_an_unknown_engine_is_refused_with_those_there_are(tiny_bundle: ModelBundle, size: BundleInput) -> None:
-    with pytest.raises(EngineError, match="'openvino', expected one of auto, tensorrt, onnxruntime"):
-        create_engine(tiny_bundle, size, "openvino")
+    with pytest.raises(EngineError, match="'openvivo', expected one of auto, tensorrt, openvino, onnxruntime"):
+        create_engine(tiny_bundle, size, "openvivo")
 
 
 def test_when_nothing_works_every_reason_is_told(
     tiny_bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without(monkeypatch, "tensorrt", "tensorrt_rtx")
+    without(monkeypatch, "tensorrt", "tensorrt_rtx", "openvino")
     (tmp_path / "junk.onnx").write_bytes(b"junk")
-    with pytest.raises(EngineError, match=r"no engine works.*tensorrt: .*not installed.*onnxruntime: .*junk\.onnx"):
+    with pytest.raises(
+        EngineError,
+        match=r"no engine works.*tensorrt: .*not installed.*openvino: .*not import.*onnxruntime: .*junk\.onnx",
+    ):
         create_engine(tiny_bundle, BundleInput(tmp_path / "junk.onnx", 64, 96))
 
 
@@ -164,10 +199,12 @@ def test_rclpys_logger_serves(tiny_bundle: ModelBundle, size: BundleInput, monke
     create_engine(tiny_bundle, size, logger=logging_module.get_logger("engines")).close()
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "tensorrt"])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "tensorrt"])
 def test_a_profile_runs_at_the_size_asked_for_and_by_default_at_its_best(
     name: str, tmp_path: Path, machine_with_gpu: RecordingTensorRt
 ) -> None:
+    if name == "openvino":
+        pytest.importorskip("openvino")
     bundle = write_open_tiny_bundle(tmp_path / "bundle")
     for asked, expected in ((None, PROFILE.opt), ((128, 352), (128, 352)), (PROFILE.min, PROFILE.min)):
         (engine,) = open_engines(bundle, name, asked)
@@ -188,5 +225,6 @@ def test_a_size_outside_the_profile_is_refused(size: tuple[int, int], words: str
 
 def test_a_fixed_graph_under_a_profile_is_refused(tiny_bundle: ModelBundle) -> None:
     claimed = BundleInput(tiny_bundle.inputs[0].path, *PROFILE.opt, PROFILE)
-    with pytest.raises(EngineError, match="open"):
-        create_engine(tiny_bundle, claimed, "onnxruntime")
+    for name in ("onnxruntime", "openvino") if importlib.util.find_spec("openvino") else ("onnxruntime",):
+        with pytest.raises(EngineError, match=r"the graph's inputs and outputs are .*open"):
+            create_engine(tiny_bundle, claimed, name)

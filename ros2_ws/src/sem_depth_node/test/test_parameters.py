@@ -22,7 +22,7 @@ def test_the_defaults_are_valid() -> None:
     ("values", "words"),
     [
         ({"fit": "stretch"}, "fit is 'stretch', expected one of crop, letterbox"),
-        ({"engine": "cuda"}, "engine is 'cuda', expected one of auto, tensorrt, onnxruntime"),
+        ({"engine": "cuda"}, "engine is 'cuda', expected one of auto, tensorrt, openvino, onnxruntime"),
         ({"min_confidence": 1.1}, "min_confidence is 1.1, expected a number from 0 to 1"),
         ({"max_depth": math.nan}, "max_depth is nan, expected a number"),
         ({"max_depth": math.inf}, "max_depth is inf, expected a number"),

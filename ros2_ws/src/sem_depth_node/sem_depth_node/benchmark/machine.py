@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Of everything that the time of a frame is spent in.
-_LIBRARIES = ("numpy", "opencv-python-headless", "opencv-python", "onnxruntime", "tensorrt", "tensorrt-rtx", "rclpy")
+_LIBRARIES = (
+    "numpy",
+    "opencv-python-headless",
+    "opencv-python",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "rclpy",
+)
 
 
 @dataclass(frozen=True)

@@ -59,11 +59,10 @@ def onnx_subject(path: Path, threads: int) -> Subject:
     """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    from sem_depth_node.engines.onnxruntime import session_options
+
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base below Exception
         raise ValueError(f"{path}: ONNX Runtime cannot load it ({error})") from error
     random = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from sem_depth_node.engines.tensorrt_build import BuildOptions
 from sem_depth_node.engines.tensorrt_library import LibraryMissing
 from sem_depth_node.engines.watch import BuildCancelled, BuildWatch, Log, ProgressCallback
 
-EngineName = Literal["auto", "tensorrt", "onnxruntime"]
+EngineName = Literal["auto", "tensorrt", "openvino", "onnxruntime"]
 
 
 def create_engine(
@@ -35,12 +35,12 @@ def create_engine(
     Args:
         bundle: the model.
         bundle_input: one of `bundle.inputs`.
-        engine: "tensorrt" or "onnxruntime" is had or an error says why not; "auto" takes the first of these that works
-            and logs why it is not an earlier one.
+        engine: "tensorrt", "openvino" or "onnxruntime" is had or an error says why not; "auto" takes the first of these
+            that works and logs why it is not an earlier one.
         cache_dir: where compiled engines are kept; see `cache_folder`.
         on_progress: called with phase and fraction while an engine is built, from the calling thread.
         logger: Python's, rclpy's or alike; None is the logger `sem_depth_node.engines`.
-        threads: processor threads of ONNX Runtime; 0 takes one per physical core.
+        threads: processor threads of OpenVINO or ONNX Runtime; 0 takes one per physical core.
         cancelled: set it from another thread to end a build.
         options: how TensorRT engines are built.
 
@@ -54,6 +54,13 @@ def create_engine(
         cache = EngineCache(cache_folder(cache_dir))
         return open_engine(bundle, bundle_input, cache, watch, options or BuildOptions())
 
+    def openvino() -> DepthEngine:
+        try:
+            from sem_depth_node.engines.openvino import OpenVinoEngine
+        except ImportError as error:
+            raise LibraryMissing(f"OpenVINO does not import ({error}); pip install openvino") from error
+        return OpenVinoEngine(bundle_input, threads)
+
     def onnxruntime() -> DepthEngine:
         try:
             from sem_depth_node.engines.onnxruntime import OnnxRuntimeEngine
@@ -61,7 +68,11 @@ def create_engine(
             raise LibraryMissing(f"ONNX Runtime does not import ({error}); pip install onnxruntime") from error
         return OnnxRuntimeEngine(bundle_input, threads)
 
-    makers: dict[str, Callable[[], DepthEngine]] = {"tensorrt": tensorrt, "onnxruntime": onnxruntime}
+    makers: dict[str, Callable[[], DepthEngine]] = {
+        "tensorrt": tensorrt,
+        "openvino": openvino,
+        "onnxruntime": onnxruntime,
+    }
     if engine in makers:
         try:
             return makers[engine]()
@@ -97,7 +108,7 @@ def open_engines(
 
     Args:
         bundle: whose network to run.
-        engine: "auto", "tensorrt" or "onnxruntime".
+        engine: "auto", "tensorrt", "openvino" or "onnxruntime".
         input_size: (height, width) of the only input to open, any size that the bundle's graphs take; None opens every
             size that the bundle names.
         options: passed on to `create_engine`.

@@ -55,7 +55,7 @@ class Parameters:
     engine: str = _parameter(
         "auto",
         "What runs the network.",
-        choices=("auto", "tensorrt", "onnxruntime"),
+        choices=("auto", "tensorrt", "openvino", "onnxruntime"),
         fixed_while_configured=True,
     )
     input_size: str = _parameter(

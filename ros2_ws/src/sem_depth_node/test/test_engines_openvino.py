@@ -1,0 +1,57 @@
+"""OpenVINO gives what ONNX Runtime gives, to the precision of the processor's fast products."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sem_depth_node.bundle import BundleInput, ModelBundle
+from sem_depth_node.engines.engine import EngineError
+from sem_depth_node.engines.onnxruntime import OnnxRuntimeEngine
+from sem_depth_node.shipped import default_bundle
+
+pytest.importorskip("openvino")
+
+from sem_depth_node.engines.openvino import OpenVinoEngine
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_shipped_network_gives_the_depth_that_onnxruntime_gives(index: int) -> None:
+    size = ModelBundle.load(default_bundle()).inputs[index]
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (size.height // 16, size.width // 16, 3), dtype=np.uint8)
+    image = cv2.resize(coarse, (size.width, size.height), interpolation=cv2.INTER_CUBIC)
+    engine, reference = OpenVinoEngine(size), OnnxRuntimeEngine(size)
+    output, expected = engine.infer(image), reference.infer(image)
+    difference = np.abs(output.depth / expected.depth - 1)
+    limits = (0.01, 0.1) if "bf16" in engine.description else (1e-4, 1e-3)  # bfloat16 has 8 bits of mantissa
+    assert np.median(difference) < limits[0]
+    assert np.percentile(difference, 99) < limits[1]
+    assert np.median(np.abs(output.log_scale - expected.log_scale)) < 0.05
+    engine.close()
+
+
+def test_a_second_image_does_not_meet_the_first(tiny_bundle: ModelBundle) -> None:
+    size = tiny_bundle.inputs[0]
+    engine, reference = OpenVinoEngine(size, threads=1), OnnxRuntimeEngine(size)
+    for grey in (20, 200):
+        image = np.full((size.height, size.width, 3), grey, np.uint8)
+        np.testing.assert_array_equal(engine.infer(image).depth, reference.infer(image).depth)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.infer(image)
+
+
+def test_what_is_wrong_is_said(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
+    size = tiny_bundle.inputs[0]
+    with pytest.raises(EngineError, match=r"expected contiguous uint8"):
+        OpenVinoEngine(size).infer(np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(EngineError, match=r"inputs and outputs are .*expected"):
+        OpenVinoEngine(BundleInput(size.path, size.height + 1, size.width))
+    (tmp_path / "junk.onnx").write_bytes(b"junk")
+    with pytest.raises(EngineError, match=r"junk\.onnx: OpenVINO cannot load it"):
+        OpenVinoEngine(BundleInput(tmp_path / "junk.onnx", 64, 96))
