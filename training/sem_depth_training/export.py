@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from pydantic import ValidationError
 from torch import nn
 
-from sem_depth_node.bundle import BundleInput, ModelBundle, write_bundle
+from sem_depth_node.bundle import BundleInput, GraphInput, ModelBundle, ShapeProfile, write_bundle
 from sem_depth_node.engines.onnxruntime import OnnxRuntimeEngine
 from sem_depth_node.framing import Framing
 from sem_depth_node.metrics import mean_metrics
@@ -21,7 +22,7 @@ from sem_depth_training.evaluate import PROTOCOL, bundle_predictor, frame_metric
 from sem_depth_training.half_precision import MEDIAN_DIFFERENCE, extreme_frames, to_half_precision
 from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.networks import pretraining
-from sem_depth_training.onnx_graph import export_graph, save_graph, seecoder_scopes
+from sem_depth_training.onnx_graph import SIZE_STEP, export_graph, open_sizes, save_graph, seecoder_scopes
 
 OPSET = 18
 MAX_DIFFERENCE = 1e-3
@@ -34,7 +35,12 @@ class ExportError(Exception):
 
 
 def export_bundle(
-    checkpoint: Path, folder: Path, check_frames: Sequence[Frame], evaluated: Sequence[Frame], dataset: str
+    checkpoint: Path,
+    folder: Path,
+    check_frames: Sequence[Frame],
+    evaluated: Sequence[Frame],
+    dataset: str,
+    profile: ShapeProfile | None = None,
 ) -> ModelBundle:
     """Write the bundle of a checkpoint's averaged weights.
 
@@ -43,6 +49,8 @@ def export_bundle(
         folder: the bundle's folder; a bundle there is replaced.
         check_frames: real frames on which ONNX Runtime must agree with torch.
         evaluated: frames whose metrics, measured on the exported files, go into the manifest under the name `dataset`.
+        profile: one graph for all sizes in it, in place of one for each size that the configuration names. It is
+            checked at its smallest, its best and its largest size.
 
     Raises TrainingError for a wrong checkpoint, ExportError when ONNX Runtime and torch differ by more than 1e-3.
     """
@@ -53,15 +61,18 @@ def export_bundle(
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         half = settings.precision == "float16"
-        files = (export_half_graphs if half else export_graphs)(network, settings.inputs, place)
-        for file, size in zip(files, settings.inputs, strict=False):
-            (check_half_graph if half else check_graph)(network, BundleInput(file, *size), check_frames)
+        inputs = settings.inputs if profile is None else [profile.opt]
+        files = (export_half_graphs if half else export_graphs)(network, inputs, place, profile)
+        for file, size in zip(files, inputs, strict=False):
+            for checked in [size] if profile is None else [profile.min, size, profile.max]:
+                graph = BundleInput(file, *checked, profile)
+                (check_half_graph if half else check_graph)(network, graph, check_frames)
         manifest: dict[str, Any] = {
             "name": settings.name,
             "description": settings.description,
             "inputs": [
-                {"onnx": file.name, "height": height, "width": width}
-                for file, (height, width) in zip(files, settings.inputs, strict=False)
+                GraphInput(onnx=file.name, height=height, width=width, profile=profile)
+                for file, (height, width) in zip(files, inputs, strict=False)
             ],
             "canonical_focal_length": network.canonical_focal_length,
             "depth_range": settings.depth_range,
@@ -84,9 +95,27 @@ def round_to_half(network: nn.Module) -> None:
             tensor.copy_(tensor.half().float())
 
 
-def export_graphs(network: nn.Module, sizes: Sequence[tuple[int, int]], folder: Path) -> list[Path]:
-    """ONNX files model_HxW.onnx for each (height, width), and last the file of weights that they share."""
-    models = [_export(network, height, width) for height, width in sizes]
+def size_profile(smallest: tuple[int, int], best: tuple[int, int], largest: tuple[int, int]) -> ShapeProfile:
+    """The sizes (height, width) that one graph is to take. Raises ExportError naming a size that cannot be."""
+    # The network's coarsest map would be a pixel wide there, and the exporter takes a side of 1 for a constant.
+    if min(smallest) < 2 * SIZE_STEP:
+        raise ExportError(
+            f"profile: smallest height is {smallest[0]} and width {smallest[1]}, expected at least {2 * SIZE_STEP}"
+        )
+    try:
+        return ShapeProfile(min=smallest, opt=best, max=largest, multiple=SIZE_STEP)
+    except ValidationError as error:
+        raise ExportError("profile: " + "; ".join(problem["msg"] for problem in error.errors())) from error
+
+
+def export_graphs(
+    network: nn.Module, sizes: Sequence[tuple[int, int]], folder: Path, profile: ShapeProfile | None = None
+) -> list[Path]:
+    """ONNX files model_HxW.onnx for each (height, width), and last the file of weights that they share.
+
+    With a `profile`, `sizes` is the one that it is tuned for, and the file model.onnx takes every size in it.
+    """
+    models = [_export(network, height, width, profile) for height, width in sizes]
     offsets: dict[str, int] = {}
     files = []
     with (folder / WEIGHTS).open("wb") as weights:
@@ -102,7 +131,7 @@ def export_graphs(network: nn.Module, sizes: Sequence[tuple[int, int]], folder: 
                     offsets[digest] = weights.tell()
                     weights.write(data)
                 _make_external(tensor, offsets[digest], len(data))
-            file = folder / f"model_{height}x{width}.onnx"
+            file = folder / _file_name("model", (height, width), profile, "onnx")
             file.write_bytes(model.SerializeToString(deterministic=True))
             files.append(file)
     return [*files, folder / WEIGHTS]
@@ -128,14 +157,16 @@ def check_graph(network: nn.Module, graph: BundleInput, frames: Sequence[Frame])
     return worst
 
 
-def export_half_graphs(network: DepthNetwork, sizes: Sequence[tuple[int, int]], folder: Path) -> list[Path]:
-    """Graphs in strongly typed half precision for each (height, width), and last a file of weights for each of them."""
+def export_half_graphs(
+    network: DepthNetwork, sizes: Sequence[tuple[int, int]], folder: Path, profile: ShapeProfile | None = None
+) -> list[Path]:
+    """Like `export_graphs` in strongly typed half precision, and with a file of weights for each graph."""
     graphs, weights = [], []
     for height, width in sizes:
-        graph = export_graph(network, (height, width))
+        graph = export_graph(network, (height, width), profile)
         to_half_precision(graph, seecoder_scopes(network))
-        graphs.append(folder / f"model_{height}x{width}.onnx")
-        weights.append(folder / f"weights_{height}x{width}.bin")
+        graphs.append(folder / _file_name("model", (height, width), profile, "onnx"))
+        weights.append(folder / _file_name("weights", (height, width), profile, "bin"))
         save_graph(graph, graphs[-1], weights[-1].name)
     return [*graphs, *weights]
 
@@ -167,13 +198,14 @@ def check_half_graph(network: nn.Module, graph: BundleInput, frames: Sequence[Fr
     return worst
 
 
-def _export(network: nn.Module, height: int, width: int) -> ModelProto:
+def _export(network: nn.Module, height: int, width: int, profile: ShapeProfile | None) -> ModelProto:
     image = torch.zeros(1, height, width, 3, dtype=torch.uint8)
     program = torch.onnx.export(
         network,
         (image,),
         input_names=["image"],
         output_names=["depth", "log_scale"],
+        dynamic_shapes=open_sizes(profile),
         opset_version=OPSET,
         dynamo=True,
         verbose=False,
@@ -192,6 +224,10 @@ def _export(network: nn.Module, height: int, width: int) -> ModelProto:
         part.doc_string = ""
         del part.metadata_props[:]
     return model
+
+
+def _file_name(part: str, size: tuple[int, int], profile: ShapeProfile | None, suffix: str) -> str:
+    return f"{part}.{suffix}" if profile else f"{part}_{size[0]}x{size[1]}.{suffix}"
 
 
 def _store_as_half(model: ModelProto) -> None:

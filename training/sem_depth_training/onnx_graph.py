@@ -1,14 +1,16 @@
-"""A depth network as an ONNX graph of the bundle contract: static shapes, normalisation inside."""
+"""A depth network as an ONNX graph of the bundle contract, normalisation inside: for one size, or for a profile."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
+from sem_depth_node.bundle import ShapeProfile
 from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.models.seecoder import MultiScaleDecoder, QueryTransformer, SeeCoder
 
@@ -16,8 +18,12 @@ OPSET = 21
 """The first with a group norm of its own, in place of reshapes around an instance norm."""
 
 
-def export_graph(network: DepthNetwork, size: tuple[int, int]) -> ir.Model:
-    """The network as a float32 graph for images of ``size`` (height, width).
+SIZE_STEP = 32
+"""Height and width of every network's input are multiples of it: the stride of its coarsest whole map."""
+
+
+def export_graph(network: DepthNetwork, size: tuple[int, int], profile: ShapeProfile | None = None) -> ir.Model:
+    """The network as a float32 graph for images of ``size`` (height, width), or of every size in ``profile``.
 
     Its weights stay the network's own memory until :func:`save_graph` writes them. The network is left in evaluation
     mode with frozen parameters.
@@ -35,11 +41,21 @@ def export_graph(network: DepthNetwork, size: tuple[int, int]) -> ir.Model:
             dynamo=True,
             input_names=["image"],
             output_names=["depth", "log_scale"],
+            dynamic_shapes=open_sizes(profile),
             opset_version=OPSET,
             verbose=False,
         )
     assert program is not None
     return program.model
+
+
+def open_sizes(profile: ShapeProfile | None) -> Any:
+    """``dynamic_shapes`` of :func:`torch.onnx.export` for a network's one argument; None leaves its size fixed."""
+    if profile is None:
+        return None
+    low, high = ([side // profile.multiple for side in size] for size in (profile.min, profile.max))
+    sides = [torch.export.Dim(name, min=a, max=b) for name, a, b in zip(("rows", "columns"), low, high, strict=True)]
+    return ({1: profile.multiple * sides[0], 2: profile.multiple * sides[1]},)
 
 
 def save_graph(graph: ir.Model, path: Path, weights: str) -> None:

@@ -105,7 +105,8 @@ def _downsampling(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear; halving both sides averages 2x2 pixels exactly, so that a half-size SeeCoder sees no aliasing."""
-    if tuple(image.shape[2:]) == size:
-        return image
+    """Bilinear; halving both sides averages 2x2 pixels exactly, so that a half-size SeeCoder sees no aliasing.
+
+    An image of that size comes out as it went in; asking for its size would tie an exported graph to the answer.
+    """
     return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
