@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
+from safetensors import SafetensorError, safe_open
 
 from sem_depth_node.bundle import sha256_of
 
@@ -122,8 +123,20 @@ def _from_disk(name: str, weights: PublicWeights, local: Path) -> FetchedWeights
         files = sorted(path for path in local.rglob("*") if path.is_file())
     else:
         raise FetchError(f"{local}: no such file or folder; expected {name} ({', '.join(weights.files)})")
+    for path in files:
+        if path.suffix == ".safetensors":
+            _check_whole(path)
     hashes = {str(path.relative_to(local)) if local.is_dir() else path.name: sha256_of(path) for path in files}
     return FetchedWeights(name, str(local.resolve()), "local", weights.licence, hashes)
+
+
+def _check_whole(path: Path) -> None:
+    """Raise FetchError unless the file is as long as the list of tensors at its start says."""
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise FetchError(f"{path}: not a whole .safetensors file ({error}); copy it again") from error
 
 
 def _record(path: Path, fetched: FetchedWeights) -> None:

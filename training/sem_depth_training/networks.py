@@ -61,6 +61,13 @@ def pretraining(config: FitConfig) -> list[dict[str, str]]:
 def _paper(config: FitConfig, settings: PaperConfig, pretrained: bool) -> DepthNetwork:
     shape = SHRUNKEN if settings.shrunken else PAPER
     tokens = None
+    if pretrained:
+        # Before anything is built: at full size that takes a while, and gigabytes.
+        for path in (settings.stable_diffusion, settings.seecoder, settings.clip):
+            if path is not None and not path.exists():
+                raise CheckpointError(
+                    f"{path}: no such file or folder; `sem-depth-train fetch-weights` downloads the public checkpoints"
+                )
     if config.conditioning == "text":
         if pretrained and not settings.stable_diffusion.is_dir():
             raise CheckpointError(

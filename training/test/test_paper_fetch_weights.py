@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from sem_depth_training.fetch_weights import FetchError, fetch_weights
 
@@ -133,14 +135,24 @@ def test_without_a_hub_the_message_says_how_to_use_a_local_file(tmp_path: Path) 
 
 def test_local_weights_are_used_where_they_lie_and_recorded(tmp_path: Path) -> None:
     file = tmp_path / "mine.safetensors"
-    file.write_bytes(WEIGHTS)
+    save_file({"weight": np.zeros(1000, np.float32)}, file)
+    content = file.read_bytes()
     fetched = fetch_weights("stable-diffusion", tmp_path / "weights", local=file)
     record = json.loads((tmp_path / "weights" / "weights.json").read_text())["stable-diffusion"]
     assert fetched.path == record["path"] == str(file)
-    assert record["sha256"] == {"mine.safetensors": hashlib.sha256(WEIGHTS).hexdigest()}
+    assert record["sha256"] == {"mine.safetensors": hashlib.sha256(content).hexdigest()}
     assert record["licence"].startswith("CreativeML OpenRAIL-M")
 
 
 def test_a_local_path_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=r"absent\.safetensors: no such file"):
         fetch_weights("seecoder", tmp_path, local=tmp_path / "absent.safetensors")
+
+
+def test_a_local_file_that_was_cut_short_is_named_and_not_recorded(tmp_path: Path) -> None:
+    file = tmp_path / "cut.safetensors"
+    save_file({"weight": np.zeros(1000, np.float32)}, file)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(FetchError, match=r"cut\.safetensors: not a whole .safetensors file .*copy it again"):
+        fetch_weights("seecoder", tmp_path / "weights", local=file)
+    assert not (tmp_path / "weights" / "weights.json").exists()

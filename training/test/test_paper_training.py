@@ -10,12 +10,16 @@ from safetensors.torch import save_file
 
 from sem_depth_node.bundle import ModelBundle
 from sem_depth_node.engines.onnxruntime import OnnxRuntimeEngine
+from sem_depth_node.engines.select import open_engines
+from sem_depth_node.engines.tensorrt_build import BuildRequest, build_engine
+from sem_depth_node.engines.watch import BuildWatch
 from sem_depth_training.checkpoint import network_of, read_checkpoint
 from sem_depth_training.config import FitConfig
 from sem_depth_training.data.frames import read_index
-from sem_depth_training.export import export_bundle
-from sem_depth_training.models.checkpoints import SEECODER_PREFIX
+from sem_depth_training.export import export_bundle, size_profile
+from sem_depth_training.models.checkpoints import SEECODER_PREFIX, CheckpointError
 from sem_depth_training.models.paper import SHRUNKEN, build_seecoder
+from sem_depth_training.networks import network_for
 from sem_depth_training.train import fit
 
 
@@ -35,7 +39,7 @@ def config(driving_index: Path, tmp_path: Path) -> FitConfig:
             "paper": {
                 "stable_diffusion": weights,
                 "seecoder": seecoder,
-                "seecoder_size": [32, 64],
+                "seecoder_size": [64, 96],
                 "shrunken": True,
             },
             "steps": 2,
@@ -56,7 +60,15 @@ def config(driving_index: Path, tmp_path: Path) -> FitConfig:
     )
 
 
-def test_trains_from_public_weights_and_exports_half_precision(
+def test_weights_that_are_not_there_are_named_before_anything_is_built(config: FitConfig) -> None:
+    assert config.paper is not None
+    # At full size, where building takes gigabytes.
+    paper = config.paper.model_copy(update={"seecoder": Path("absent.safetensors"), "shrunken": False})
+    with pytest.raises(CheckpointError, match=r"absent\.safetensors: no such file .*fetch-weights"):
+        network_for(config.model_copy(update={"paper": paper}), pretrained=True)
+
+
+def test_trains_from_public_weights_and_exports_half_precision_for_one_size_or_many(
     config: FitConfig, driving_index: Path, tmp_path: Path
 ) -> None:
     checkpoint = fit(config, tmp_path / "run")
@@ -72,3 +84,18 @@ def test_trains_from_public_weights_and_exports_half_precision(
     assert any("stable-diffusion" in data.name for data in loaded.manifest.training_data)
     image = np.zeros((64, 96, 3), np.uint8)
     assert np.isfinite(OnnxRuntimeEngine(loaded.inputs[0]).infer(image).depth).all()
+
+    # One graph for many sizes, the size that SeeCoder sees among them.
+    profile = size_profile((64, 64), (64, 96), (128, 160))
+    opened = export_bundle(checkpoint, tmp_path / "open", frames, frames, "planes", profile)
+    assert [file.name for file in sorted(opened.folder.iterdir())] == ["manifest.json", "model.onnx", "weights.bin"]
+    fixed = OnnxRuntimeEngine(loaded.inputs[0]).infer(image).depth.copy()
+    np.testing.assert_allclose(OnnxRuntimeEngine(opened.inputs[0]).infer(image).depth, fixed, rtol=1e-2)
+    (engine,) = open_engines(opened, "onnxruntime", (128, 96))
+    assert np.isfinite(engine.infer(np.zeros((128, 96, 3), np.uint8)).depth).all()
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt_rtx (pip install tensorrt-rtx-cu12)")
+    model = opened.inputs[0]
+    request = BuildRequest(str(model.path), *profile.opt, "tensorrt_rtx", "8.9", profile=(profile.min, profile.max))
+    report = build_engine(request, tmp_path / "plan", BuildWatch())
+    assert report.layers_by_precision()["HALF"] > report.layers_by_precision()["FLOAT"]
+    assert not report.warnings
