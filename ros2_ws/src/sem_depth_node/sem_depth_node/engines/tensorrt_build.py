@@ -76,7 +76,8 @@ class BuildRequest:
     """One build: `onnx` at `height` x `width` with `library` for `compute_capability` (the GPU's own for tensorrt).
 
     With a `profile`, smallest and largest (height, width), the engine takes every size of the graph in between, and is
-    tuned for `height` x `width`.
+    tuned for `height` x `width`. A `contract`, inputs and outputs by name with TensorRT's name of the type and the
+    shape, takes the place of the bundle's.
     """
 
     onnx: str
@@ -87,6 +88,7 @@ class BuildRequest:
     options: BuildOptions = field(default_factory=BuildOptions)
     timing_cache: str | None = None
     profile: tuple[tuple[int, int], tuple[int, int]] | None = None
+    contract: dict[str, tuple[str, tuple[int, ...]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -287,10 +289,12 @@ def _build(request: BuildRequest, plan_path: Path, emit: Callable[..., None]) ->
 
 
 def _check_contract(trt: Any, network: Any, request: BuildRequest) -> None:
-    """Raise EngineError unless the graph's inputs and outputs are those of the bundle contract."""
+    """Raise EngineError unless the graph's inputs and outputs are those of the contract."""
     h, w = (request.height, request.width) if request.profile is None else (-1, -1)
     expected = {"image": (trt.DataType.UINT8, (1, h, w, 3)), "depth": (trt.DataType.FLOAT, (1, h, w))}
     expected["log_scale"] = expected["depth"]
+    if request.contract is not None:
+        expected = {name: (trt.DataType.__members__[kind], tuple(s)) for name, (kind, s) in request.contract.items()}
     tensors = [network.get_input(i) for i in range(network.num_inputs)]
     tensors += [network.get_output(i) for i in range(network.num_outputs)]
     found = {tensor.name: (tensor.dtype, tuple(tensor.shape)) for tensor in tensors}
