@@ -5,13 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from sem_depth_training.models.checkpoints import load_seecoder
+from sem_depth_training.models.paper import build_seecoder
 from sem_depth_training.models.paper_semantics import SeeCoderTokens
 from sem_depth_training.models.seecoder import SeeCoder
 
@@ -38,12 +43,12 @@ def size_effects(
     if len(frames) < 2:
         raise ValueError(f"frames: expected at least two, found {len(frames)}")
     full_size = (frames[0].shape[0], frames[0].shape[1])
-    full, _ = _tokens(seecoder, frames, full_size)
+    full, full_flops = _tokens(seecoder, frames, full_size)
     apart = torch.cdist(full, full)
     between = apart.sum() / (len(frames) * (len(frames) - 1))
     effects = []
     for size in sizes:
-        tokens, flops = _tokens(seecoder, frames, size)
+        tokens, flops = (full, full_flops) if size == full_size else _tokens(seecoder, frames, size)
         distances = torch.cdist(tokens, full)
         effects.append(
             SizeEffect(
@@ -54,6 +59,24 @@ def size_effects(
             )
         )
     return effects
+
+
+def seecoder_of(weights: Path | None, position_aware: bool, seed: int) -> SeeCoder:
+    """The full-size SeeCoder with released weights, or with random ones. Raises CheckpointError."""
+    torch.manual_seed(seed)
+    seecoder = build_seecoder(position_aware)
+    if weights is not None:
+        load_seecoder(seecoder, weights)
+    return seecoder.eval()
+
+
+def print_size_effects(effects: Sequence[SizeEffect], title: str, console: Console) -> None:
+    """Print a row for each size."""
+    table = Table("SeeCoder sees", "GFLOP", "change of the tokens", "images found again", title=title)
+    for effect in effects:
+        height, width = effect.size
+        table.add_row(f"{height}x{width}", f"{effect.gflop:.0f}", f"{effect.change:.3f}", f"{effect.retrieved:.0%}")
+    console.print(table)
 
 
 def _tokens(seecoder: SeeCoder, frames: Sequence[npt.NDArray[np.uint8]], size: tuple[int, int]) -> tuple[Tensor, int]:
