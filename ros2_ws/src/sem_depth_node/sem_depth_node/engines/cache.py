@@ -113,8 +113,8 @@ class EngineCache:
         self.folder = folder
         self.limit = limit
 
-    def find(self, key: EngineKey, watch: BuildWatch) -> CachedEngine | None:
-        """The engine built under exactly `key`, or None. A damaged or foreign file is warned about and not used.
+    def find(self, key: EngineKey, watch: BuildWatch | None = None) -> CachedEngine | None:
+        """The engine built under exactly `key`, or None. A damaged or foreign file is not used, and `watch` is warned.
 
         Raises:
             EngineError: the file is there but cannot be read.
@@ -122,7 +122,8 @@ class EngineCache:
         try:
             return self._open(key)
         except _Unusable as error:
-            watch.log.warning(f"{self.folder / key.file_name}: {error}; the engine is built again")
+            if watch is not None:
+                watch.log.warning(f"{self.folder / key.file_name}: {error}; the engine is built again")
             return None
 
     def get(self, key: EngineKey, build: Callable[[Path], Mapping[str, object]], watch: BuildWatch) -> CachedEngine:
