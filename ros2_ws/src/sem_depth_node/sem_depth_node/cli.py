@@ -638,7 +638,7 @@ def build_engine(
             with progress:
                 follow = partial(_show_phase, progress, progress.add_task("starting the builder", total=1.0))
                 watch = BuildWatch(follow)
-                found = cache.find(key, watch)
+                found = cache.find(key)  # if it is damaged, whoever builds it says so
                 engine = found or build_or_find(loaded, chosen, compiler, target, cache, watch, options)
             messages.print(f"{'already built' if found else 'built'}: {engine.path}")
             built = BuildReport(**engine.report)
