@@ -23,6 +23,7 @@ def write(folder: Path, **changes: object) -> Path:
 def test_the_shipped_configuration_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEM_DEPTH_DATA", "/data")
     monkeypatch.setenv("SEM_DEPTH_STEREO", "/stereo")
+    monkeypatch.setenv("SEM_DEPTH_STREETS", "/streets")
     config = read_config(Path(__file__).parents[1] / "configs" / "compact.yaml")
     assert config.data[0].index == Path("/data/driving/index.csv")
 
