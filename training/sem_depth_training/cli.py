@@ -294,7 +294,6 @@ def roofline(
     sees: Annotated[list[str], typer.Option(help="HEIGHTxWIDTH that SeeCoder sees; repeat for several.")] = [  # noqa: B006
         "176x608",
         "88x304",
-        "352x1216",
     ],
 ) -> None:
     """Estimate the paper-size network's frame times on GPUs that are not here, from its half-precision graph."""
