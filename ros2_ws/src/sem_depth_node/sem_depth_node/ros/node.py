@@ -36,6 +36,7 @@ from sem_depth_node.ros import diagnostics
 from sem_depth_node.ros.camera_stream import CameraStream
 from sem_depth_node.ros.mailbox import Mailboxes
 from sem_depth_node.ros.parameters import declare
+from sem_depth_node.ros.process_tuning import tune_process
 from sem_depth_node.ros.scale_check import LidarScans
 from sem_depth_node.ros.worker import FrameWorkers
 from sem_depth_node.shipped import default_bundle
@@ -286,6 +287,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         0 after a stop that was asked for, 1 where the node could not start or broke down, 2 for wrong parameters.
     """
+    tune_process()
     # Of Fast DDS: a thread of its own sends what is published, while ours goes on with the next frame.
     os.environ.setdefault("RMW_FASTRTPS_PUBLICATION_MODE", "ASYNCHRONOUS")
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
