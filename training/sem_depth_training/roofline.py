@@ -206,11 +206,11 @@ def roofline_markdown(networks: Sequence[tuple[str, list[Kernel]]], command: str
 def _forget_weights(network: nn.Module) -> None:
     """Give a network on the meta device weights that can be read but take no memory: one zero, shown as a tensor."""
     for module in network.modules():
-        for values in (module._parameters, module._buffers):
-            for name, value in values.items():
-                if value is not None:
-                    zero = torch.zeros((), dtype=value.dtype).expand(value.shape)
-                    values[name] = nn.Parameter(zero, requires_grad=False) if values is module._parameters else zero
+        for name, weight in module.named_parameters(recurse=False):
+            zero = torch.zeros((), dtype=weight.dtype).expand(weight.shape)
+            module.register_parameter(name, nn.Parameter(zero, requires_grad=False))
+        for name, buffer in module.named_buffers(recurse=False):
+            module.register_buffer(name, torch.zeros((), dtype=buffer.dtype).expand(buffer.shape))
 
 
 def _weighted(node: ir.Node) -> Kernel:
