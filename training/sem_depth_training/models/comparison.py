@@ -25,6 +25,9 @@ class OnBytes(nn.Module):
     `size` (height, width) is what `network`, on normalised float [B, 3, h, w], is given.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, network: nn.Module, size: tuple[int, int]) -> None:
         super().__init__()
         self.network = network

@@ -23,7 +23,7 @@ def test_the_shipped_network_gives_the_depth_that_onnxruntime_gives(index: int) 
     size = ModelBundle.load(default_bundle()).inputs[index]
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (size.height // 16, size.width // 16, 3), dtype=np.uint8)
-    image = cv2.resize(coarse, (size.width, size.height), interpolation=cv2.INTER_CUBIC)
+    image = np.asarray(cv2.resize(coarse, (size.width, size.height), interpolation=cv2.INTER_CUBIC), np.uint8)
     engine, reference = OpenVinoEngine(size), OnnxRuntimeEngine(size)
     output, expected = engine.infer(image), reference.infer(image)
     difference = np.abs(output.depth / expected.depth - 1)
