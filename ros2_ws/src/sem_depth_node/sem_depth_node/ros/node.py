@@ -17,7 +17,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
-from rclpy._rclpy_pybind11 import RCLError
+from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
@@ -36,7 +36,7 @@ from sem_depth_node.ros import diagnostics
 from sem_depth_node.ros.camera_stream import CameraStream
 from sem_depth_node.ros.mailbox import Mailboxes
 from sem_depth_node.ros.parameters import declare
-from sem_depth_node.ros.process_tuning import tune_process
+from sem_depth_node.ros.process_tuning import keep_freed_memory
 from sem_depth_node.ros.scale_check import LidarScans
 from sem_depth_node.ros.worker import FrameWorkers
 from sem_depth_node.shipped import default_bundle
@@ -287,7 +287,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         0 after a stop that was asked for, 1 where the node could not start or broke down, 2 for wrong parameters.
     """
-    tune_process()
+    keep_freed_memory()
     # Of Fast DDS: a thread of its own sends what is published, while ours goes on with the next frame.
     os.environ.setdefault("RMW_FASTRTPS_PUBLICATION_MODE", "ASYNCHRONOUS")
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -308,7 +308,9 @@ def main(args: Sequence[str] | None = None) -> int:
     def spin() -> None:
         try:
             while rclpy.ok() and not stopped.is_set():
-                executor.spin_once(timeout_sec=ADAPT_PERIOD)
+                # What another thread destroys just as the executor is about to wait for it is gone, and no fault.
+                with contextlib.suppress(InvalidHandle):
+                    executor.spin_once(timeout_sec=ADAPT_PERIOD)
         except ExternalShutdownException:
             pass
         except Exception as error:
