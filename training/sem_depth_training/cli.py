@@ -255,7 +255,8 @@ def full_frame(
     if len(numbers) != 4:
         raise typer.BadParameter(f"--intrinsics: expected fx,fy,cx,cy, found '{intrinsics}'")
     height, width = _size(image, "--image")
-    camera = CameraModel(width, height, *map(float, numbers))
+    fx, fy, cx, cy = map(float, numbers)
+    camera = CameraModel(width, height, fx, fy, cx, cy)
     loaded = ModelBundle.load(bundle)
     size = loaded.nearest_input(width / height)
     settings = FullFrame(camera, *loaded.manifest.depth_range, half=half, points=points)
