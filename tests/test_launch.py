@@ -178,5 +178,5 @@ def test_the_shared_memory_profile_is_taken(tiny_bundle: ModelBundle) -> None:
     with RunningNode(free_domain(), parameters, environment=SHARED_MEMORY) as node:
         node.said("active")
         segments = re.findall(r"^(\w+)-(\w+) .*/dev/shm/fastrtps_", Path(f"/proc/{node.pid}/maps").read_text(), re.M)
-        assert max(int(end, 16) - int(start, 16) for start, end in segments) >= 256 << 20
+        assert max(int(end, 16) - int(start, 16) for start, end in segments) >= 128 << 20
         assert not any("XML" in line for line in node.log), node.log
