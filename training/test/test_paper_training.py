@@ -1,12 +1,12 @@
 """The paper-size network, every part shrunken, trains from public weights and becomes a half-precision bundle."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import save_file
+from diffusers import AutoencoderKL
 
 from sem_depth_node.bundle import ModelBundle
 from sem_depth_node.engines.onnxruntime import OnnxRuntimeEngine
@@ -17,31 +17,17 @@ from sem_depth_training.checkpoint import network_of, read_checkpoint
 from sem_depth_training.config import FitConfig
 from sem_depth_training.data.frames import read_index
 from sem_depth_training.export import export_bundle, size_profile
-from sem_depth_training.models.checkpoints import SEECODER_PREFIX, CheckpointError
-from sem_depth_training.models.paper import SHRUNKEN, build_seecoder
+from sem_depth_training.models.checkpoints import CheckpointError
 from sem_depth_training.networks import network_for
 from sem_depth_training.train import fit
 
 
 @pytest.fixture
-def config(driving_index: Path, tmp_path: Path) -> FitConfig:
+def config(driving_index: Path, paper_weights: dict[str, Any]) -> FitConfig:
     """Two steps from seeded weights in the public formats."""
-    torch.manual_seed(0)
-    weights = tmp_path / "weights"
-    AutoencoderKL(**SHRUNKEN.vae).save_pretrained(weights / "vae")
-    UNet2DConditionModel(**SHRUNKEN.unet).save_pretrained(weights / "unet")
-    state = build_seecoder(False, SHRUNKEN).state_dict()
-    seecoder = weights / "seecoder.safetensors"
-    save_file({SEECODER_PREFIX + name: value for name, value in state.items()}, seecoder)
     return FitConfig.model_validate(
         {
-            "preset": "paper",
-            "paper": {
-                "stable_diffusion": weights,
-                "seecoder": seecoder,
-                "seecoder_size": [64, 96],
-                "shrunken": True,
-            },
+            **paper_weights,
             "steps": 2,
             "batch_size": 2,
             "warmup_steps": 0,
