@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sem_depth_node.bundle import Manifest, ModelBundle
 from sem_depth_node.camera import CameraModel
+from sem_depth_node.engines.deferred import DeferredEngine
 from sem_depth_node.engines.engine import DepthEngine, EngineOutput
 from sem_depth_node.framing import Fit, Framing
 from sem_depth_node.validity import apply_range, confidence, mark_flying_pixels, mark_impossible
@@ -122,8 +123,10 @@ class DepthEstimator:
         return Inference(path, output, time.perf_counter() - start)
 
     def warm_up(self) -> None:
-        """Run every engine once on a black image, so that the first real frame does not pay for first use."""
+        """Run every engine that is open once on a black image: the first real frame then does not pay for first use."""
         for engine in self.engines:
+            if isinstance(engine, DeferredEngine):
+                continue
             engine.infer(np.zeros((engine.height, engine.width, 3), np.uint8))
 
     def close(self) -> None:

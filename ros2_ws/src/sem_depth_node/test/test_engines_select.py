@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from recording_gpu import RecordingCuda, RecordingTensorRt
-from tiny_bundle import PROFILE, canonical_depth, write_open_tiny_bundle
+from tiny_bundle import PROFILE, canonical_depth, write_open_tiny_bundle, write_tiny_bundle
 
 from sem_depth_node.bundle import BundleInput, ModelBundle
 from sem_depth_node.engines import tensorrt as tensorrt_module
@@ -228,3 +228,38 @@ def test_a_fixed_graph_under_a_profile_is_refused(tiny_bundle: ModelBundle) -> N
     for name in ("onnxruntime", "openvino") if importlib.util.find_spec("openvino") else ("onnxruntime",):
         with pytest.raises(EngineError, match=r"the graph's inputs and outputs are .*open"):
             create_engine(tiny_bundle, claimed, name)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_deferred_input_is_opened_by_the_first_image_for_it(name: str, tiny_bundle: ModelBundle) -> None:
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    wide, narrow = open_engines(tiny_bundle, name, defer=True)
+    assert "once an image needs it" not in wide.description
+    assert narrow.description == f"{narrow.width}x{narrow.height} once an image needs it"
+    image = np.full((narrow.height, narrow.width, 3), 41, np.uint8)
+    np.testing.assert_array_equal(narrow.infer(image).depth, canonical_depth(41))
+    assert narrow.description.endswith(f"{narrow.width}x{narrow.height}")
+    for engine in (wide, narrow):
+        engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        narrow.infer(image)
+
+
+def test_a_deferred_input_that_cannot_be_opened_says_so_at_every_image(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    wide, narrow = open_engines(bundle, "onnxruntime", defer=True)
+    bundle.inputs[1].path.unlink()
+    for _ in range(2):
+        with pytest.raises(EngineError, match=bundle.inputs[1].path.name):
+            narrow.infer(np.zeros((narrow.height, narrow.width, 3), np.uint8))
+    for engine in (wide, narrow):
+        engine.close()
+
+
+def test_engines_that_take_long_to_build_are_not_deferred(
+    tiny_bundle: ModelBundle, machine_with_gpu: RecordingTensorRt, own_cache: Path
+) -> None:
+    for engine in open_engines(tiny_bundle, "tensorrt", defer=True):
+        engine.close()
+    assert len(list(own_cache.glob("*.engine"))) == 2

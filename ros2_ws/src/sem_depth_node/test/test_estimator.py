@@ -19,6 +19,7 @@ class RedDepth:
 
     description = "red channel"
     concurrent = False
+    opens_quickly = True
 
     def __init__(self, height: int, width: int, log_scale: float = -3.0) -> None:
         self.height, self.width, self.log_scale = height, width, log_scale

@@ -1,5 +1,6 @@
 """Fitting images of any aspect into the engine's input and back."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -46,6 +47,24 @@ def test_a_pixel_of_the_engine_input_shows_what_its_camera_says(fit: Fit, size: 
     seen = framing.to_engine(np.repeat(disc[..., None], 3, axis=2))[..., 0].astype(float)
     centre = [(seen.sum(0) @ np.arange(640)) / seen.sum(), (seen.sum(1) @ np.arange(192)) / seen.sum()]
     np.testing.assert_allclose(centre, framing.camera.project(point)[0], atol=0.5)
+
+
+@pytest.mark.parametrize("size", [(1242, 375), (1920, 576), (960, 320), (4000, 1200), (700, 210)])
+def test_shrinking_averages_every_pixel_of_the_image(size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = cv2.GaussianBlur(noise, (0, 0), 1.0)
+    framing = Framing(camera_of(*size), 192, 640)
+    seen = framing.to_engine(image).astype(int)
+    averaged = cv2.resize(image[framing.source.slices], (640, 192), interpolation=cv2.INTER_AREA).astype(int)
+    print(size, np.abs(seen - averaged).mean() / averaged.std(), np.abs(seen - averaged).max())
+
+
+def test_thin_lines_survive_shrinking() -> None:
+    image = np.zeros((1200, 4000, 3), np.uint8)
+    image[:, 1::25] = 255  # a column in 25, some of which bilinear sampling every 6 columns would not meet
+    columns = Framing(camera_of(4000, 1200), 192, 640).to_engine(image)[96, :, 0].astype(float)
+    assert columns.sum() / 255 == pytest.approx(160 * 640 / 4000, rel=0.02)
+    assert columns.max() < 2 * 255 * 640 / 4000
 
 
 def test_kitti_is_seen_whole_and_waymo_is_cropped_at_the_horizon() -> None:

@@ -43,6 +43,10 @@ class DepthEngine(Protocol):
     def concurrent(self) -> bool:
         """Whether several threads may call `infer` at once; the arrays returned are then each thread's own."""
 
+    @property
+    def opens_quickly(self) -> bool:
+        """Whether to open one takes seconds at most, so that it can wait for the first image."""
+
     def infer(self, image: NDArray[np.uint8]) -> EngineOutput:
         """Run the network on `image`, uint8 (height, width, 3) RGB, C-contiguous.
 

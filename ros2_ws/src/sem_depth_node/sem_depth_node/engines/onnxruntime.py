@@ -54,6 +54,7 @@ class OnnxRuntimeEngine:
     """
 
     concurrent = True
+    opens_quickly = True
 
     def __init__(self, bundle_input: BundleInput, threads: int = 0) -> None:
         options = session_options(threads)

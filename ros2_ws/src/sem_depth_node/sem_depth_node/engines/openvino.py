@@ -25,6 +25,7 @@ class OpenVinoEngine:
 
     concurrent = False
     """A run keeps every thread busy: two at once would only take turns."""
+    opens_quickly = True
 
     def __init__(self, bundle_input: BundleInput, threads: int = 0) -> None:
         self.height, self.width = h, w = bundle_input.height, bundle_input.width

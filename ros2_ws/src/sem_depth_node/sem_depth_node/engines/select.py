@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from sem_depth_node.bundle import BundleError, BundleInput, ModelBundle
 from sem_depth_node.engines.cache import EngineCache, cache_folder
+from sem_depth_node.engines.deferred import DeferredEngine
 from sem_depth_node.engines.engine import DepthEngine, EngineError
 from sem_depth_node.engines.tensorrt import open_engine
 from sem_depth_node.engines.tensorrt_build import BuildOptions
@@ -102,7 +104,11 @@ def create_engine(
 
 
 def open_engines(
-    bundle: ModelBundle, engine: str = "auto", input_size: tuple[int, int] | None = None, **options: Any
+    bundle: ModelBundle,
+    engine: str = "auto",
+    input_size: tuple[int, int] | None = None,
+    defer: bool = False,
+    **options: Any,
 ) -> list[DepthEngine]:
     """Engines for the input sizes of a bundle.
 
@@ -111,6 +117,7 @@ def open_engines(
         engine: "auto", "tensorrt", "openvino" or "onnxruntime".
         input_size: (height, width) of the only input to open, any size that the bundle's graphs take; None opens every
             size that the bundle names.
+        defer: open only the first input's engine now, where the others open quickly: each when an image needs it.
         options: passed on to `create_engine`.
 
     Raises:
@@ -123,7 +130,11 @@ def open_engines(
     engines: list[DepthEngine] = []
     try:
         for size in chosen:
-            engines.append(create_engine(bundle, size, engine, **options))
+            if defer and engines and engines[0].opens_quickly:
+                opening = functools.partial(create_engine, bundle, size, engine, **options)
+                engines.append(DeferredEngine(size, opening, engines[0].concurrent))
+            else:
+                engines.append(create_engine(bundle, size, engine, **options))
     except BaseException:
         for opened in engines:
             opened.close()

@@ -23,9 +23,14 @@ class SharedEngine:
     def __init__(self, engine: DepthEngine, lock: threading.Lock) -> None:
         self._engine = engine
         self._turn = contextlib.nullcontext() if engine.concurrent else lock
-        self.concurrent = engine.concurrent
-        self.height, self.width, self.description = engine.height, engine.width, engine.description
+        self.concurrent, self.opens_quickly = engine.concurrent, engine.opens_quickly
+        self.height, self.width = engine.height, engine.width
         self._output = EngineOutput(*(np.empty((engine.height, engine.width), np.float32) for _ in range(2)))
+
+    @property
+    def description(self) -> str:
+        """The engine's."""
+        return self._engine.description
 
     def infer(self, image: NDArray[np.uint8]) -> EngineOutput:
         """Run the network; see `DepthEngine.infer`."""

@@ -50,6 +50,7 @@ class TensorRtEngine:
     """
 
     concurrent = False
+    opens_quickly = False
 
     def __init__(
         self,

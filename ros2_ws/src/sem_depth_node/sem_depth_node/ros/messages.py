@@ -1,12 +1,7 @@
-"""Messages that the node publishes, filled in place.
-
-A message's data is an `array.array` that numpy looks into, made once for a size and filled again for every frame:
-`publish` has serialised it when it returns. Assigning anything else to the data of a message is many times slower.
-"""
+"""Messages that the node publishes, filled in place: made once for a size and a frame, filled again for every image."""
 
 from __future__ import annotations
 
-import array
 import sys
 from typing import Any
 
@@ -16,6 +11,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 
 from sem_depth_node.camera import CameraModel
 from sem_depth_node.pointcloud import POINT_STEP
+from sem_depth_node.ros.serialized_message import SerializedMessage
 
 BIG_ENDIAN = sys.byteorder == "big"
 # The farthest that 16UC1 can say.
@@ -26,37 +22,44 @@ class ImageBuffer:
     """An Image message and the pixels in it.
 
     Args:
+        frame_id: of its header.
         height, width: in pixels.
         encoding: of the message.
         dtype: of a channel.
         channels: per pixel.
 
     Attributes:
+        layout: what the message says beside its pixels and stamp: (frame_id, height, width, encoding).
         message: to publish.
         pixels: (height, width) or (height, width, channels), writable; the message's own memory.
     """
 
-    def __init__(self, height: int, width: int, encoding: str, dtype: type, channels: int = 1) -> None:
+    def __init__(self, frame_id: str, height: int, width: int, encoding: str, dtype: type, channels: int = 1) -> None:
+        self.layout = frame_id, height, width, encoding
         step = width * channels * np.dtype(dtype).itemsize
-        self.message = Image(height=height, width=width, encoding=encoding, step=step, is_bigendian=BIG_ENDIAN)
-        self.message.data = array.array("B", bytes(height * step))
+        image = Image(height=height, width=width, encoding=encoding, step=step, is_bigendian=BIG_ENDIAN)
+        image.header.frame_id = frame_id
+        self.message = SerializedMessage(image, height * step)
         shape = (height, width) if channels == 1 else (height, width, channels)
-        self.pixels: NDArray[Any] = np.frombuffer(self.message.data, dtype).reshape(shape)
+        self.pixels: NDArray[Any] = self.message.data.view(dtype).reshape(shape)
 
 
 class CloudBuffer:
     """An organised PointCloud2 of x, y, z (float32 metres, optical frame) and packed rgb, and the points in it.
 
     Args:
+        frame_id: of its header.
         height, width: of the depth image.
 
     Attributes:
+        frame_id: as given.
         message: to publish.
         points: float32 (height, width, 4), writable; the message's own memory.
     """
 
-    def __init__(self, height: int, width: int) -> None:
-        self.message = PointCloud2(
+    def __init__(self, frame_id: str, height: int, width: int) -> None:
+        self.frame_id = frame_id
+        cloud = PointCloud2(
             height=height,
             width=width,
             fields=[
@@ -68,8 +71,9 @@ class CloudBuffer:
             row_step=POINT_STEP * width,
             is_dense=False,  # points without an answer are NaN
         )
-        self.message.data = array.array("B", bytes(height * width * POINT_STEP))
-        self.points = np.frombuffer(self.message.data, np.float32).reshape(height, width, 4)
+        cloud.header.frame_id = frame_id
+        self.message = SerializedMessage(cloud, height * width * POINT_STEP)
+        self.points = self.message.data.view(np.float32).reshape(height, width, 4)
 
 
 def fill_millimetres(depth: NDArray[np.float32], out: NDArray[np.uint16]) -> None:

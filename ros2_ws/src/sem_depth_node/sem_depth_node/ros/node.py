@@ -166,6 +166,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
             self._bundle,
             parameters.engine,
             parameters.engine_input_size,
+            defer=True,
             cache_dir=parameters.engine_cache or None,
             on_progress=self._on_progress,
             logger=self.get_logger(),

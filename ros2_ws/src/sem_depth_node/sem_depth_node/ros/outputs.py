@@ -101,31 +101,34 @@ class DepthOutputs:
             seconds of it that went into handing messages to the middleware.
         """
         made: dict[str, ImageBuffer | CloudBuffer] = {}
+        frame = header.frame_id
         if "depth/image" in topics:
             if depth_encoding == "16UC1":
-                image = made["depth/image"] = self._image("depth/image", estimate.camera, "16UC1", np.uint16)
+                image = made["depth/image"] = self._image("depth/image", frame, estimate.camera, "16UC1", np.uint16)
                 fill_millimetres(estimate.depth, image.pixels)
             else:
-                image = made["depth/image"] = self._image("depth/image", estimate.camera, "32FC1", np.float32)
+                image = made["depth/image"] = self._image("depth/image", frame, estimate.camera, "32FC1", np.float32)
                 np.copyto(image.pixels, estimate.depth)
         if "depth/confidence" in topics:
-            image = made["depth/confidence"] = self._image("depth/confidence", estimate.camera, "32FC1", np.float32)
+            image = self._image("depth/confidence", frame, estimate.camera, "32FC1", np.float32)
+            made["depth/confidence"] = image
             np.copyto(image.pixels, estimate.confidence)
         if "depth/preview" in topics:
-            image = made["depth/preview"] = self._image("depth/preview", estimate.camera, "bgr8", np.uint8, channels=3)
+            image = self._image("depth/preview", frame, estimate.camera, "bgr8", np.uint8, channels=3)
+            made["depth/preview"] = image
             if self._painter.near != preview_near:
                 self._painter = DepthPainter(preview_near)
             self._painter.paint(estimate.depth, image.pixels)
         if "depth/points" in topics:
-            cloud, builder = self._cloud_for(estimate.camera)
+            cloud, builder = self._cloud_for(frame, estimate.camera)
             builder.build(estimate.depth, rgb, out=cloud.points)
             made["depth/points"] = cloud
         # All made before the first is sent: the middleware's threads and the listeners would take the processor from
         # what is still to be made.
         start = time.perf_counter()
         for topic, buffer in made.items():
-            buffer.message.header = header
-            self._publishers[topic].publish(buffer.message)
+            if self._publishers[topic].is_activated:
+                buffer.message.publish(self._publishers[topic], header.stamp)
         return time.perf_counter() - start
 
     def publish_timing(self, header: Any, timing: FrameTiming) -> None:
@@ -142,19 +145,16 @@ class DepthOutputs:
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
 
-    def _image(self, topic: str, camera: CameraModel, encoding: str, dtype: type, channels: int = 1) -> ImageBuffer:
+    def _image(
+        self, topic: str, frame: str, camera: CameraModel, encoding: str, dtype: type, channels: int = 1
+    ) -> ImageBuffer:
+        layout = frame, camera.height, camera.width, encoding
         buffer = self._images.get(topic)
-        message = buffer.message if buffer else None
-        if message is None or (message.height, message.width, message.encoding) != (
-            camera.height,
-            camera.width,
-            encoding,
-        ):
-            buffer = self._images[topic] = ImageBuffer(camera.height, camera.width, encoding, dtype, channels)
-        assert buffer is not None
+        if buffer is None or buffer.layout != layout:
+            buffer = self._images[topic] = ImageBuffer(*layout, dtype, channels)
         return buffer
 
-    def _cloud_for(self, camera: CameraModel) -> tuple[CloudBuffer, PointCloudBuilder]:
-        if self._cloud is None or self._cloud[1].camera != camera:
-            self._cloud = CloudBuffer(camera.height, camera.width), PointCloudBuilder(camera)
+    def _cloud_for(self, frame: str, camera: CameraModel) -> tuple[CloudBuffer, PointCloudBuilder]:
+        if self._cloud is None or (self._cloud[0].frame_id, self._cloud[1].camera) != (frame, camera):
+            self._cloud = CloudBuffer(frame, camera.height, camera.width), PointCloudBuilder(camera)
         return self._cloud
