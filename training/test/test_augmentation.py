@@ -11,6 +11,7 @@ from sem_depth_training.data.augmentation import (
     DepthPoints,
     Sample,
     apply_crop,
+    blur,
     join_side_by_side,
     largest_crop,
     random_crop,
@@ -144,6 +145,23 @@ def test_frames_side_by_side_keep_their_canonical_depth() -> None:
     canonical = joined.depth / joined.camera.focal_length
     assert canonical[~from_right] == pytest.approx(8.0 / 120.0)
     assert canonical[from_right] == pytest.approx(30.0 / 60.0)
+
+
+def test_blur_spreads_a_point_but_keeps_it_in_place_and_its_light() -> None:
+    image = np.zeros((41, 41, 3), np.uint8)
+    image[20, 20] = 255
+    rows, columns = np.mgrid[:41, :41]
+    elongations = []
+    for seed in range(40):
+        light = blur(np.random.default_rng(seed), image)[..., 0].astype(float)
+        assert light.sum() == pytest.approx(255, rel=0.25)  # each pixel is rounded
+        centre = (light * columns).sum() / light.sum(), (light * rows).sum() / light.sum()
+        assert centre == pytest.approx((20, 20), abs=0.5)
+        lit = light > 0
+        extent = sorted(np.linalg.eigvalsh(np.cov(columns[lit], rows[lit]) if lit.sum() > 1 else np.eye(2)))
+        elongations.append(extent[1] / max(extent[0], 0.05))
+    assert sum(value > 4 for value in elongations) >= 5, "some are moved along a line"
+    assert sum(value < 1.5 for value in elongations) >= 10, "others are out of focus"
 
 
 def test_appearance_changes_colours_but_neither_size_nor_type() -> None:

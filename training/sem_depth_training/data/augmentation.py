@@ -56,7 +56,7 @@ class AugmentationConfig(BaseModel):
     colour: float = Field(0.25, ge=0, lt=1)  # brightness, contrast and saturation factors 1 +- this
     gamma: float = Field(0.3, ge=0, lt=1)
     tint: float = Field(0.08, ge=0, lt=1)
-    blur: float = Field(0.1, ge=0, le=1)
+    blur: float = Field(0.1, ge=0, le=1)  # out of focus or moved
     noise: float = Field(0.15, ge=0, le=1)
     jpeg: float = Field(0.1, ge=0, le=1)
     fog: float = Field(0.0, ge=0, le=1)  # only frames whose depth is dense
@@ -173,6 +173,19 @@ def join_side_by_side(rng: np.random.Generator, left: Sample, right: Sample) -> 
     )
 
 
+def blur(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image out of focus (a Gaussian of up to 2 pixels) or, as often, moved along a line of up to 15 pixels."""
+    if rng.random() < 0.5:
+        return cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 2.0))  # type: ignore[return-value]
+    length, angle = rng.uniform(2.0, 15.0), rng.uniform(0.0, np.pi)
+    kernel = np.zeros((17, 17), np.float32)
+    step = np.array([np.cos(angle), np.sin(angle)]) * length / 2
+    fraction = 1 << 8
+    ends = [tuple(int(value) for value in np.round((8 + sign * step) * fraction)) for sign in (-1, 1)]
+    cv2.line(kernel, ends[0], ends[1], 1.0, lineType=cv2.LINE_AA, shift=8)
+    return cv2.filter2D(image, -1, kernel / kernel.sum())  # type: ignore[return-value]
+
+
 def vary_appearance(
     rng: np.random.Generator, image: NDArray[np.uint8], config: AugmentationConfig
 ) -> NDArray[np.uint8]:
@@ -191,7 +204,7 @@ def vary_appearance(
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     image = cv2.addWeighted(image, saturation, grey, 1 - saturation, 0)  # type: ignore[assignment]
     if rng.random() < config.blur:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2))  # type: ignore[assignment]
+        image = blur(rng, image)
     if rng.random() < config.noise:
         image = cv2.add(image, grain(rng, image.shape, rng.uniform(2, 10)), dtype=cv2.CV_8U)  # type: ignore[assignment]
     if rng.random() < config.jpeg:

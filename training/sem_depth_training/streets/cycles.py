@@ -26,6 +26,7 @@ from .textures import texture_file
 from .views import View
 from .weather import Weather
 
+SKY_MAP_COLUMNS = 256
 NO_HIT = 1e9  # Cycles writes 1e10 where a ray meets nothing
 OPTICAL_TO_BLENDER = np.diag([1.0, -1.0, -1.0, 1.0])  # optical: y down, z forward; Blender: y up, looks along -z
 
@@ -44,7 +45,7 @@ class CyclesStreet:
     def __init__(self, model_folder: Path, texture_folder: Path, scratch: Path, *, samples: int, threads: int) -> None:
         self._model_folder, self._texture_folder, self._scratch = model_folder, texture_folder, scratch
         self._samples = samples
-        self._meshes: dict[tuple[str, Any], Any] = {}
+        self._meshes: dict[str, Any] = {}  # kept from street to street
         bpy.ops.wm.read_factory_settings(use_empty=True)
         self._scene = bpy.context.scene
         self._sky_scene = bpy.data.scenes.new("sky")
@@ -86,24 +87,20 @@ class CyclesStreet:
 
     def load(self, layout: StreetLayout, geometry: Geometry, weather: Weather) -> None:
         """Replace what is loaded by this street under this weather, at time 0."""
-        for item in list(bpy.data.objects):
-            if item is not self._camera:
-                bpy.data.objects.remove(item)
-        for kind in (bpy.data.lights, bpy.data.worlds):
-            for block in list(kind):
-                kind.remove(block)
+        # All at once: each removal looks through everything that is left for users.
+        bpy.data.batch_remove([item for item in bpy.data.objects if item is not self._camera])
         kept = set(self._meshes.values())
-        for mesh in list(bpy.data.meshes):
-            if mesh not in kept:
-                bpy.data.meshes.remove(mesh)
-        for material in list(bpy.data.materials):
-            if material.users == 0:
-                bpy.data.materials.remove(material)
+        bpy.data.batch_remove(
+            [*bpy.data.lights, *bpy.data.worlds, *(mesh for mesh in bpy.data.meshes if mesh not in kept)]
+        )
+        bpy.data.batch_remove([material for material in bpy.data.materials if material.users == 0])
         self._layout = layout
         self._add_geometry(geometry, wet=weather.wet)
         self._placed = {}
         for placed in layout.models:
-            item = bpy.data.objects.new(placed.model.name, self._model_mesh(placed.model, placed.paint))
+            item = bpy.data.objects.new(placed.model.name, self._model_mesh(placed.model))
+            if placed.paint is not None:
+                item.color = (*placed.paint, 1.0)
             self._scene.collection.objects.link(item)
             self._placed[placed] = item
         if weather.night:
@@ -139,19 +136,19 @@ class CyclesStreet:
         )
         self._scene.collection.objects.link(bpy.data.objects.new("street", mesh))
 
-    def _model_mesh(self, model: models.Model, paint: tuple[float, float, float] | None) -> Any:
-        paint = paint if model.paint else None
-        if (model.name, paint) not in self._meshes:
+    def _model_mesh(self, model: models.Model) -> Any:
+        """The model's mesh, made once; what it is painted with is its objects' colour."""
+        if model.name not in self._meshes:
             parts = models.load(model, self._model_folder)
-            self._meshes[model.name, paint] = self._mesh(
+            self._meshes[model.name] = self._mesh(
                 model.name,
                 np.concatenate([part.vertices for part in parts]),
                 np.concatenate([part.uv for part in parts]),
                 np.repeat(np.arange(len(parts)), [len(part.vertices) for part in parts]),
-                [model_material(model, part, paint) for part in parts],
+                [model_material(model, part) for part in parts],
                 np.concatenate([part.normals for part in parts]),
             )
-        return self._meshes[model.name, paint]
+        return self._meshes[model.name]
 
     @staticmethod
     def _mesh(
@@ -237,7 +234,7 @@ class CyclesStreet:
                     self._spot("head", front, watts=300, colour=(1, 0.95, 0.85), angle=1.0).parent = item
 
     def _lens(self, colour: tuple[float, float, float], power: float) -> Any:
-        key = ("lens", colour)
+        key = f"lens {colour}"
         if key not in self._meshes:
             geometry = Geometry()
             look = Material(f"lens{colour}", colour, emission=power)
@@ -409,8 +406,8 @@ def _noise(nodes: Any, *, scale: float, low: float, high: float, from_low: float
     return remap.outputs[0]
 
 
-def model_material(model: models.Model, part: models.Part, paint: tuple[float, float, float] | None) -> Any:
-    """Look of a model's part: car bodies take the paint, glass is dark and closed (as a camera sees it by day)."""
+def model_material(model: models.Model, part: models.Part) -> Any:
+    """Look of a model's part: car bodies take their object's colour, glass is dark and closed (as by day)."""
     material, shader, nodes = _principled(f"{model.name}/{part.material}")
     name = part.material.lower()
     inputs = shader.inputs
@@ -419,8 +416,8 @@ def model_material(model: models.Model, part: models.Part, paint: tuple[float, f
     if part.opacity < 0.97 or "glass" in name:
         inputs["Base Color"].default_value = (0.015, 0.018, 0.02, 1.0)
         inputs["Roughness"].default_value, inputs["Specular IOR Level"].default_value = 0.04, 0.9
-    elif paint is not None and part.material == model.paint:
-        inputs["Base Color"].default_value = (*paint, 1.0)
+    elif model.paint and part.material == model.paint:
+        nodes.links.new(nodes.nodes.new("ShaderNodeObjectInfo").outputs["Color"], inputs["Base Color"])
         inputs["Roughness"].default_value = 0.35
         inputs["Coat Weight"].default_value, inputs["Coat Roughness"].default_value = 1.0, 0.03
     elif "chrome" in name:
@@ -440,6 +437,9 @@ def make_world(weather: Weather) -> Any:
     """The sky: Nishita's model with clouds by day and dusk, an even grey under closed clouds, near black at night."""
     world = bpy.data.worlds.new("sky")
     world.use_nodes = True
+    # Where light comes from, which Cycles looks for anew in every rendering: its own choice for this sky is a map of
+    # 4096 columns, which took longer than the picture. The sun is sampled apart from it.
+    world.cycles.sampling_method, world.cycles.sample_map_resolution = "MANUAL", SKY_MAP_COLUMNS
     nodes = world.node_tree
     background = nodes.nodes["Background"]
     direction = nodes.nodes.new("ShaderNodeTexCoord").outputs["Generated"]

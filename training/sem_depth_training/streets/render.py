@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
@@ -24,7 +25,7 @@ from .frames import FramePlan, replace_text, row_path, write_index
 
 DEFAULT_CACHE = Path.home() / ".cache" / "sem_depth" / "streets"
 INDEX_EVERY = 10  # frames between updates of index.csv
-FRAMES_PER_PROCESS = 60  # then a fresh Blender: meshes it keeps of models and paints would only grow
+FRAMES_PER_PROCESS = 600  # then a fresh Blender: its memory grows a little with every street
 
 
 class RenderError(RuntimeError):
@@ -174,7 +175,10 @@ def run_workers(job: Job, numbers: Sequence[int], workers: int, batch: int) -> I
     running: list[subprocess.Popen[str]] = []
     stopping = threading.Event()
 
-    def work() -> None:
+    def work(core: int) -> None:
+        # The processes that a thread starts inherit its core. With more of them in reach, Blender keeps a thread on
+        # each, spinning while the one that renders has work: half of two cores went into that.
+        os.sched_setaffinity(0, {core})
         try:
             while not stopping.is_set():
                 _run_batch(job, batches.get_nowait(), done, running)
@@ -184,7 +188,8 @@ def run_workers(job: Job, numbers: Sequence[int], workers: int, batch: int) -> I
         except Exception as error:
             done.put(error)
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
+    cores = itertools.cycle(sorted(os.sched_getaffinity(0)))
+    threads = [threading.Thread(target=work, args=(next(cores),), daemon=True) for _ in range(workers)]
     for thread in threads:
         thread.start()
     try:
