@@ -65,6 +65,9 @@ def evaluate(
     flip: Annotated[bool, typer.Option(help="Average with the mirrored image.")] = False,
     windows: Annotated[int, typer.Option(help="Average over so many windows; 0 is the whole image.", min=0)] = 0,
     frames: Annotated[int, typer.Option(help="Only so many frames of each set, evenly chosen; 0 is all.", min=0)] = 0,
+    engine: Annotated[
+        str, typer.Option(help="That runs a bundle: auto, tensorrt, openvino, onnxruntime.")
+    ] = "onnxruntime",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything, frame by frame.")] = None,
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Tables for a document.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for pictures: curves, best and worst, weather.")] = None,
@@ -89,6 +92,7 @@ def evaluate(
         flip,
         windows,
         frames,
+        engine,
     )
     run(request, Console(), json_file, markdown_file, plots)
 

@@ -78,14 +78,12 @@ def network_predictor(network: DepthNetwork, size: tuple[int, int]) -> Predict:
     return predict
 
 
-def bundle_predictor(bundle: ModelBundle) -> Predict:
-    """Predictions of the shipped files through the robot's own path: ONNX Runtime and `DepthEstimator`.
+def bundle_predictor(bundle: ModelBundle, engine: str = "onnxruntime") -> Predict:
+    """Predictions of the shipped files through the robot's own path: an engine and `DepthEstimator`.
 
     Flying pixels are kept, because the protocol counts every measured pixel.
     """
-    estimator = DepthEstimator(
-        bundle, open_engines(bundle, "onnxruntime"), EstimatorSettings(flying_pixel_threshold=0.0)
-    )
+    estimator = DepthEstimator(bundle, open_engines(bundle, engine), EstimatorSettings(flying_pixel_threshold=0.0))
 
     def predict(image: NDArray[np.uint8], camera: CameraModel) -> Prediction:
         estimate = estimator.estimate(image, camera)
@@ -94,7 +92,9 @@ def bundle_predictor(bundle: ModelBundle) -> Predict:
     return predict
 
 
-def predictor_of(model: Path, size: tuple[int, int], *, flip: bool = False, windows: int = 0) -> Predict:
+def predictor_of(
+    model: Path, size: tuple[int, int], *, flip: bool = False, windows: int = 0, engine: str = "onnxruntime"
+) -> Predict:
     """Predictions of a checkpoint at an input size (height, width), or of a bundle's folder at its own sizes.
 
     Args:
@@ -102,10 +102,11 @@ def predictor_of(model: Path, size: tuple[int, int], *, flip: bool = False, wind
         size: of a checkpoint's input.
         flip: average with the prediction of the mirrored image.
         windows: average over so many windows, see `with_windows`; 0 predicts whole images.
+        engine: that runs a bundle.
     """
     if model.is_dir():
         bundle = ModelBundle.load(model)
-        predict = bundle_predictor(bundle)
+        predict = bundle_predictor(bundle, engine)
         aspect = min(size.width / size.height for size in bundle.inputs)
     else:
         predict = network_predictor(network_of(read_checkpoint(model))[0], size)

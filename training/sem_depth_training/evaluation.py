@@ -38,6 +38,7 @@ class EvaluationRequest:
     flip: bool
     windows: int
     frames: int
+    engine: str = "onnxruntime"
 
 
 def run(
@@ -48,7 +49,9 @@ def run(
     Raises:
         DataError, BundleError, TrainingError, BagError: what is needed cannot be read.
     """
-    predict = predictor_of(request.model, request.size, flip=request.flip, windows=request.windows)
+    predict = predictor_of(
+        request.model, request.size, flip=request.flip, windows=request.windows, engine=request.engine
+    )
     how = protocol(request.crop, request.flip, request.windows)
     sets: dict[str, tuple[Sequence[Frame], str, str]] = {
         _name(request.index, request.split): (read_index(request.index, request.split), request.crop, how)
@@ -68,7 +71,7 @@ def run(
     contents = {name: result.as_json() for name, result in results.items()}
     for name, content in contents.items():
         print_evaluation(f"{request.model.name} on {name}", content, console)
-    report: dict[str, Any] = {"model": str(request.model), "sets": contents}
+    report: dict[str, Any] = {"model": str(request.model), "engine": request.engine, "sets": contents}
     if request.drive is not None:
         report["drive"] = {"bag": request.drive.name, "flicker": _drive_flicker(predict, request.drive)}
         console.print(_drive_words(report["drive"]), markup=False, highlight=False)

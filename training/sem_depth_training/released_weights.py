@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -25,6 +26,7 @@ def release_weights(checkpoint: Path, output: Path) -> int:
     network, _ = network_of(state)
     round_to_half(network)
     content = {key: state[key] for key in RELEASED_STATE}
+    content["config"] = _without_folders(content["config"])
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_suffix(".partial")
     try:
@@ -38,6 +40,17 @@ def release_weights(checkpoint: Path, output: Path) -> int:
         partial.unlink(missing_ok=True)
         raise TrainingError(f"{output}: cannot be written ({error}); free space there or name another place") from error
     return output.stat().st_size
+
+
+def _without_folders(value: Any) -> Any:
+    """A configuration whose absolute paths say only folder and file: the rest is of the machine that trained."""
+    if isinstance(value, dict):
+        return {key: _without_folders(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(part) for part in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        return str(Path(*Path(value).parts[-2:]))
+    return value
 
 
 def _compact(tensor: Tensor) -> Tensor:
