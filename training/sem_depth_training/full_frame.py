@@ -5,9 +5,9 @@ size are nodes of the graph, so that TensorRT compiles them with the network; de
 or float16, and the points if wanted. The graph is for one size of camera image, one principal point and one set of
 settings.
 
-OpenCV resizes an image by area where it shrinks (`Framing`), which no ONNX operator does for every ratio. Both of
-OpenCV's ways are linear in each axis, so here they are two products with constant matrices, whose entries OpenCV itself
-gives; cropping is in them. The result is rounded to whole levels as OpenCV's is.
+`Framing` samples an image bilinearly and averages what it sampled, which no ONNX operator does for every ratio. Both
+are linear in each axis, so here they are two products with constant matrices, whose entries OpenCV itself gives;
+cropping is in them. The result is rounded to whole levels as OpenCV's is, though not in between.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def contract(settings: FullFrame) -> dict[str, tuple[str, tuple[int, ...]]]:
 def wrap(size: BundleInput, settings: FullFrame, path: Path) -> None:
     """Write the wrapped graph of one input of a bundle to `path`, with its weights beside it.
 
-    Raises FullFrameError where the image would shrink in width and grow in height, for which OpenCV mixes its ways.
+    Raises FullFrameError where the graph does not begin by casting its image.
     """
     model = ir.load(size.path)
     graph = model.graph
@@ -112,26 +112,23 @@ def wrap(size: BundleInput, settings: FullFrame, path: Path) -> None:
     ir.save(model, path, external_data=f"{path.stem}.bin")
 
 
-def resize_matrix(before: int, after: int, start: int, length: int, by_area: bool) -> npt.NDArray[np.float32]:
-    """float32 [after, before]: one axis of OpenCV's resize of the pixels [start, start + length) to `after` pixels."""
-    interpolation = cv2.INTER_AREA if by_area else cv2.INTER_LINEAR
+def resize_matrix(before: int, after: int, start: int, length: int, multiple: int) -> npt.NDArray[np.float32]:
+    """float32 [after, before]: one axis of what `Framing` does to the pixels [start, start + length).
+
+    They are sampled bilinearly at `multiple` pixels, and these averaged to `after`.
+    """
+    sampled = cv2.resize(np.eye(length, dtype=np.float32), (length, multiple), interpolation=cv2.INTER_LINEAR)
     weights = np.zeros((after, before), np.float32)
-    weights[:, start : start + length] = cv2.resize(
-        np.eye(length, dtype=np.float32), (length, after), interpolation=interpolation
-    )
+    weights[:, start : start + length] = sampled.reshape(after, multiple // after, length).mean(1)
     return weights
 
 
 def _resized(nodes: _Nodes, frame: ir.Value, framing: Framing, size: BundleInput) -> ir.Value:
     """float32 [1, h, w, 3], whole levels: what `Framing.to_engine` makes of the frame."""
     window, (width, height) = framing.source, framing.image_size
-    by_area = window.width > size.width
-    if by_area and window.height < size.height:
-        raise FullFrameError(
-            f"image of {width}x{height}, network of {size.width}x{size.height}: one side shrinks and the other grows"
-        )
-    down = resize_matrix(height, size.height, window.y, window.height, by_area)
-    across = resize_matrix(width, size.width, window.x, window.width, by_area)
+    columns, lines = framing.multiple
+    down = resize_matrix(height, size.height, window.y, window.height, lines)
+    across = resize_matrix(width, size.width, window.x, window.width, columns)
     pixels = nodes.op("Cast", frame, to=ir.DataType.FLOAT)
     rows = nodes.op("Reshape", pixels, nodes.constant([height, width * 3]))
     rows = nodes.op("MatMul", nodes.constant(down), rows)

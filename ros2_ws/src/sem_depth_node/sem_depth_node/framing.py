@@ -50,6 +50,7 @@ class Framing:
         source: window of the image that the engine sees.
         target: window of the engine's input that shows it.
         camera: of the engine's input, cropped and resized as the pixels are.
+        multiple: size (width, height) that the window is brought to before its pixels are averaged to the target's.
     """
 
     def __init__(self, camera: CameraModel, height: int, width: int, fit: Fit = "crop") -> None:
@@ -67,7 +68,7 @@ class Framing:
         seen = seen.resized(self.target.width, self.target.height)
         self.camera = seen.cropped(-self.target.x, -self.target.y, width, height)
         self.image_size = camera.width, camera.height
-        self._multiple = _multiple(self.source, self.target)
+        self.multiple = _multiple(self.source, self.target)
         self._input = np.zeros((height, width, 3), np.uint8)
 
     def to_engine(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -76,9 +77,9 @@ class Framing:
         # Rows of a letterboxed target are contiguous only when it spans the width, and cv2 wants its own dst then.
         size = (self.target.width, self.target.height)
         window = image[self.source.slices]
-        if self._multiple != (self.source.width, self.source.height):
-            window = cv2.resize(window, self._multiple, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
-        if self._multiple == size:
+        if self.multiple != (self.source.width, self.source.height):
+            window = cv2.resize(window, self.multiple, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+        if self.multiple == size:
             self._input[rows, columns] = window
         elif size == (self._input.shape[1], self._input.shape[0]):
             cv2.resize(window, size, dst=self._input, interpolation=cv2.INTER_AREA)
