@@ -437,8 +437,8 @@ def make_world(weather: Weather) -> Any:
     """The sky: Nishita's model with clouds by day and dusk, an even grey under closed clouds, near black at night."""
     world = bpy.data.worlds.new("sky")
     world.use_nodes = True
-    # Where light comes from, which Cycles looks for anew in every rendering: its own choice for this sky is a map of
-    # 4096 columns, which took longer than the picture. The sun is sampled apart from it.
+    # Where light comes from, which Cycles looks for anew in every rendering: its own choice for this sky is
+    # a far larger map, which took longer than the picture. The sun is sampled apart from it.
     world.cycles.sampling_method, world.cycles.sample_map_resolution = "MANUAL", SKY_MAP_COLUMNS
     nodes = world.node_tree
     background = nodes.nodes["Background"]
