@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -55,3 +58,24 @@ def test_what_is_wrong_is_said(tiny_bundle: ModelBundle, tmp_path: Path) -> None
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     with pytest.raises(EngineError, match=r"junk\.onnx: OpenVINO cannot load it"):
         OpenVinoEngine(BundleInput(tmp_path / "junk.onnx", 64, 96))
+
+
+OPEN_CLOSE_AND_INTERRUPT = """
+import os, signal, sys
+from pathlib import Path
+from sem_depth_node.bundle import ModelBundle
+from sem_depth_node.engines.openvino import OpenVinoEngine
+
+signal.signal(signal.SIGTERM, lambda number, frame: print("interrupted"))
+engines = [OpenVinoEngine(size) for size in ModelBundle.load(Path(sys.argv[1])).inputs]
+for engine in engines:
+    engine.close()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_process_that_closed_its_engines_survives_a_signal(tiny_bundle: ModelBundle) -> None:
+    program = [sys.executable, "-c", OPEN_CLOSE_AND_INTERRUPT, str(tiny_bundle.folder)]
+    run = subprocess.run(program, capture_output=True, text=True, timeout=120)
+    assert run.returncode != -signal.SIGSEGV, "killed by the signal's own delivery"
+    assert (run.returncode, run.stdout) == (0, "interrupted\n"), run.stderr

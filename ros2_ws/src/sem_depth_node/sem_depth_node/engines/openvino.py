@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import version
 
 import numpy as np
@@ -10,6 +11,17 @@ from numpy.typing import NDArray
 
 from sem_depth_node.bundle import BundleInput
 from sem_depth_node.engines.engine import EngineError, EngineOutput, check_image
+
+
+@cache
+def _core() -> openvino.Core:
+    """The process's only core, never let go of.
+
+    Each core gives the thread that makes it an alternate signal stack and, when it goes, puts back the one that it
+    found there. Of two cores the later one therefore puts back the earlier one's, freed by then if the earlier one went
+    first; and the next signal, such as Ctrl-C, kills the process.
+    """
+    return openvino.Core()
 
 
 class OpenVinoEngine:
@@ -30,7 +42,7 @@ class OpenVinoEngine:
     def __init__(self, bundle_input: BundleInput, threads: int = 0) -> None:
         self.height, self.width = h, w = bundle_input.height, bundle_input.width
         try:
-            core = openvino.Core()
+            core = _core()
             model = core.read_model(bundle_input.path)
             self._check_contract(model, bundle_input)
             model.reshape({"image": [1, h, w, 3]})  # fixed sizes even where the file leaves them open
