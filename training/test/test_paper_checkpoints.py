@@ -20,6 +20,10 @@ from sem_depth_training.models.paper import SHRUNKEN, build_seecoder
 from sem_depth_training.models.stable_diffusion import LATENT_SCALE, LatentEncoder
 from sem_depth_training.models.unet import SinglePassUNet
 
+# As many layers as the public files have: the names in the single file are counted by them.
+UNET = {**SHRUNKEN.unet, "layers_per_block": 2}
+VAE = {**SHRUNKEN.vae, "layers_per_block": 2}
+
 RESNET = (
     ("norm1", "in_layers.0"),
     ("conv1", "in_layers.2"),
@@ -34,13 +38,13 @@ VAE_ATTENTION = (("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", 
 @pytest.fixture(scope="module")
 def vae() -> AutoencoderKL:
     torch.manual_seed(1)
-    return AutoencoderKL(**SHRUNKEN.vae).eval()
+    return AutoencoderKL(**VAE).eval()
 
 
 @pytest.fixture(scope="module")
 def unet() -> UNet2DConditionModel:
     torch.manual_seed(2)
-    return UNet2DConditionModel(**SHRUNKEN.unet).eval()
+    return UNet2DConditionModel(**UNET).eval()
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +118,7 @@ def renamed_by(rules: Sequence[tuple[str, Callable[[re.Match[str]], str]]], name
 
 def fresh_parts(timestep: int = 1) -> tuple[LatentEncoder, SinglePassUNet]:
     torch.manual_seed(0)
-    return LatentEncoder(SHRUNKEN.vae).eval(), SinglePassUNet(timestep, **SHRUNKEN.unet).eval()
+    return LatentEncoder(VAE).eval(), SinglePassUNet(timestep, **UNET).eval()
 
 
 @pytest.mark.parametrize("source", ["diffusers_folder", "single_file"])
@@ -122,7 +126,7 @@ def test_both_formats_give_stable_diffusions_own_results(
     source: str, vae: AutoencoderKL, unet: UNet2DConditionModel, request: pytest.FixtureRequest
 ) -> None:
     latent_encoder, single_pass = fresh_parts(timestep=7)
-    load_stable_diffusion(latent_encoder, single_pass, request.getfixturevalue(source), SHRUNKEN.unet, SHRUNKEN.vae)
+    load_stable_diffusion(latent_encoder, single_pass, request.getfixturevalue(source), UNET, VAE)
     image, tokens = torch.rand(1, 3, 88, 152), torch.rand(1, 8, 32)
     with torch.no_grad():
         latents = latent_encoder(image)
@@ -161,21 +165,21 @@ def test_a_partial_single_file_names_what_is_missing(
     partial = tmp_path / "partial.safetensors"
     save_file(tensors, partial)
     with pytest.raises(CheckpointError) as error:
-        load_stable_diffusion(*fresh_parts(), partial, SHRUNKEN.unet, SHRUNKEN.vae)
+        load_stable_diffusion(*fresh_parts(), partial, UNET, VAE)
     assert all(word in str(error.value) for word in ["partial.safetensors", *words])
 
 
 def test_a_folder_without_the_unet_says_which_file_it_expects(diffusers_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "vae").symlink_to(diffusers_folder / "vae")
     with pytest.raises(CheckpointError, match=r"unet/config\.json"):
-        load_stable_diffusion(*fresh_parts(), tmp_path, SHRUNKEN.unet, SHRUNKEN.vae)
+        load_stable_diffusion(*fresh_parts(), tmp_path, UNET, VAE)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"backbone.weight": torch.zeros(2)}, path)
     with pytest.raises(CheckpointError, match=r"other\.safetensors.*backbone\.weight"):
-        load_stable_diffusion(*fresh_parts(), path, SHRUNKEN.unet, SHRUNKEN.vae)
+        load_stable_diffusion(*fresh_parts(), path, UNET, VAE)
     with pytest.raises(CheckpointError, match=r"other\.safetensors.*backbone\.weight"):
         load_seecoder(build_seecoder(False, SHRUNKEN), path)
 
@@ -184,7 +188,7 @@ def test_a_file_cut_short_is_refused(single_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "cut.safetensors"
     path.write_bytes(single_file.read_bytes()[:-1000])
     with pytest.raises(CheckpointError, match=r"cut\.safetensors: not a readable checkpoint"):
-        load_stable_diffusion(*fresh_parts(), path, SHRUNKEN.unet, SHRUNKEN.vae)
+        load_stable_diffusion(*fresh_parts(), path, UNET, VAE)
 
 
 def seecoder_tensors(position_aware: bool, seed: int) -> dict[str, Tensor]:

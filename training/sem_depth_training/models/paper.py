@@ -80,8 +80,14 @@ SEECODER_SIZE = (176, 608)
 PAPER = PaperShape()
 
 SHRUNKEN = PaperShape(
-    unet={**SD15_UNET, "block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 2},
-    vae={**SD15_VAE, "block_out_channels": (32, 32, 32, 32)},
+    unet={
+        **SD15_UNET,
+        "block_out_channels": (32, 32, 64, 64),
+        "layers_per_block": 1,
+        "cross_attention_dim": 32,
+        "attention_head_dim": 2,
+    },
+    vae={**SD15_VAE, "block_out_channels": (32, 32, 32, 32), "layers_per_block": 1},
     swin={"embed_dim": 16, "depths": (2, 2, 2, 2), "heads": (1, 2, 4, 8), "window": 4},
     seecoder_decoder={"dim": 32, "heads": 4, "layers": 1, "feedforward_dim": 64},
     queries={
