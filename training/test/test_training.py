@@ -153,6 +153,25 @@ def test_weights_that_do_not_fit_are_named(config_file: Path, tmp_path: Path) ->
         fit(config.model_copy(update={"initial": tmp_path / "cut.pt"}), tmp_path / "second")
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "told"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": False}, True),
+        ({"architecture": "x86_64", "avx512_bf16": True}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_a_processor_that_only_emulates_bfloat16_is_told(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any], told: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    config = read_config(config_file).model_copy(update={"steps": 1, "precision": "bf16"})
+    console = Console(file=io.StringIO(), width=200)
+    fit(config, tmp_path / "run", console)
+    assert isinstance(console.file, io.StringIO)
+    assert ("no instructions for bf16" in console.file.getvalue()) is told
+
+
 def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
