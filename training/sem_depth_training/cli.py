@@ -180,11 +180,23 @@ def ablation(
 def release_weights(
     checkpoint: Annotated[Path, typer.Argument(help="checkpoint.pt of a run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="NAME.safetensors.")],
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="index.csv of frames not trained on, by which confidence is made to hold."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of that index.")] = "train",
+    size: Annotated[str, typer.Option(help="Input size for it, HEIGHTxWIDTH.")] = "192x640",
 ) -> None:
     """Write the weights that `export` takes from a checkpoint, an eighth of its size; they export to the same bytes."""
+    from sem_depth_training.calibrated_confidence import calibrate_confidence
+    from sem_depth_training.data.frames import read_index
     from sem_depth_training.released_weights import release_weights as release
 
-    print(f"{output}: {release(checkpoint, output)} bytes")
+    adjust = None
+    if calibrate is not None:
+        frames = read_index(calibrate, split)
+        adjust = partial(calibrate_confidence, frames=frames, size=_size(size, "--size"), console=Console())
+    print(f"{output}: {release(checkpoint, output, adjust)} bytes")
 
 
 @app.command()
