@@ -22,13 +22,13 @@ def confidence(log_scale: NDArray[np.float32], out: NDArray[np.float32]) -> None
         log_scale: (H, W).
         out: (H, W), written. NaN in, 0 out.
     """
-    np.negative(log_scale, out=out)
+    np.subtract(np.float32(math.log(math.log(CONFIDENCE_FACTOR))), log_scale, out=out)
     np.clip(out, -40.0, 40.0, out=out)  # beyond this float32 overflows, and the answer is 0 or 1 long before
     cv2.exp(out, out)
-    np.multiply(out, -math.log(CONFIDENCE_FACTOR), out=out)
+    np.negative(out, out=out)
     cv2.exp(out, out)
-    np.subtract(1.0, out, out=out)
-    np.nan_to_num(out, copy=False, nan=0.0)
+    np.subtract(np.float32(1), out, out=out)
+    np.fmax(out, np.float32(0), out=out)  # takes 0 where the other is NaN
 
 
 def mark_impossible(depth: NDArray[np.float32]) -> None:
