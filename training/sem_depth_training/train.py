@@ -59,8 +59,8 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
         gradient_accumulation_steps=config.accumulate,
         cpu=not torch.cuda.is_available(),
     )
-    if config.precision == "bf16" and accelerator.device.type == "cpu" and not _multiplies_bfloat16():
-        console.print("precision: this processor has no instructions for bf16; 'no' is several times faster here")
+    if remark := precision_remark(config.precision, accelerator.device.type):
+        console.print(remark)
     set_seed(config.seed)
     with accelerator.main_process_first():  # sources that are prepared once are found prepared by the others
         sources = read_sources(config.data)
@@ -170,10 +170,14 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
     return checkpoint
 
 
-def _multiplies_bfloat16() -> bool:
-    """Whether this processor does; of Arm processors it is not known, and assumed."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16", capabilities["architecture"] != "x86_64"))
+def precision_remark(precision: str, device: str) -> str | None:
+    """What is to be said of a precision on a type of device: bf16 on a processor that only emulates it.
+
+    Of processors other than x86 it is not known, and nothing is said.
+    """
+    if (precision, device) == ("bf16", "cpu") and torch.cpu.get_capabilities().get("avx512_bf16") is False:
+        return "precision: this processor has no instructions for bf16; 'no' is several times faster here"
+    return None
 
 
 class _Progress:

@@ -23,7 +23,7 @@ from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.networks import network_for
 from sem_depth_training.released_weights import release_weights
 from sem_depth_training.sample_pictures import sample_pictures
-from sem_depth_training.train import _make_folder, fit
+from sem_depth_training.train import _make_folder, fit, precision_remark
 
 
 @pytest.fixture
@@ -154,22 +154,20 @@ def test_weights_that_do_not_fit_are_named(config_file: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "told"),
+    ("precision", "device", "capabilities", "told"),
     [
-        ({"architecture": "x86_64", "avx512_bf16": False}, True),
-        ({"architecture": "x86_64", "avx512_bf16": True}, False),
-        ({"architecture": "aarch64"}, False),
+        ("bf16", "cpu", {"architecture": "x86_64", "avx512_bf16": False}, True),
+        ("bf16", "cpu", {"architecture": "x86_64", "avx512_bf16": True}, False),
+        ("bf16", "cpu", {"architecture": "aarch64"}, False),
+        ("bf16", "cuda", {"architecture": "x86_64", "avx512_bf16": False}, False),
+        ("no", "cpu", {"architecture": "x86_64", "avx512_bf16": False}, False),
     ],
 )
 def test_a_processor_that_only_emulates_bfloat16_is_told(
-    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any], told: bool
+    monkeypatch: pytest.MonkeyPatch, precision: str, device: str, capabilities: dict[str, Any], told: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    config = read_config(config_file).model_copy(update={"steps": 1, "precision": "bf16"})
-    console = Console(file=io.StringIO(), width=200)
-    fit(config, tmp_path / "run", console)
-    assert isinstance(console.file, io.StringIO)
-    assert ("no instructions for bf16" in console.file.getvalue()) is told
+    assert ("no instructions for bf16" in (precision_remark(precision, device) or "")) is told
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(
