@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from sem_depth_training.calibrated_confidence import calibrate_confidence, shift_to_mean
 from sem_depth_training.checkpoint import TrainingError
+from sem_depth_training.cli import app
 from sem_depth_training.data.frames import read_index
 from sem_depth_training.evaluate import network_predictor
 from sem_depth_training.models.depth_decoder import DepthDecoder
@@ -63,3 +66,20 @@ def test_a_network_states_the_share_that_is_right_and_ranks_as_before(driving_in
     assert np.concatenate(stated).mean() == pytest.approx(share, abs=0.01)
     after = predict(frames[0].read_image(), frames[0].camera).confidence
     assert np.corrcoef(np.argsort(np.argsort(before.ravel())), np.argsort(np.argsort(after.ravel())))[0, 1] > 0.99
+
+
+def test_the_command_calibrates_what_it_releases_and_changes_nothing_else(
+    repository: Path, driving_index: Path, tmp_path: Path
+) -> None:
+    weights, output = repository / "training" / "weights" / "compact.safetensors", tmp_path / "out.safetensors"
+    command = ["release-weights", str(weights), "-o", str(output), "--calibrate", str(driving_index)]
+
+    result = CliRunner().invoke(app, [*command, "--split", "val", "--size", "64x96"], catch_exceptions=False)
+
+    assert result.exit_code == 0, result.output
+    assert "confidence over 1 frames" in " ".join(result.output.split())
+    before, after = load_file(weights), load_file(output)
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == ["decoder.head.bias"]
+    changed = before["decoder.head.bias"] != after["decoder.head.bias"]
+    assert changed.tolist() == [False, True]
