@@ -191,8 +191,10 @@ class _Progress:
             self._writer = SummaryWriter(str(self._folder)) if accelerator.is_main_process else None
         self._started, self._done = time.monotonic(), 0
         self._sums: dict[str, float] = {}
+        self._added = 0
 
     def add(self, terms: dict[str, Tensor]) -> None:
+        self._added += 1
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.item()
 
@@ -205,7 +207,8 @@ class _Progress:
             return
         if self._writer is not None:
             seconds = (time.monotonic() - self._started) / self._done
-            means = {name: value / (config.log_every * config.accumulate) for name, value in self._sums.items()}
+            # Of what was added: after a resume that is less than `log_every` steps.
+            means = {name: value / self._added for name, value in self._sums.items()}
             for name, mean in means.items():
                 with _logs_to(self._folder):
                     self._writer.add_scalar(f"train/{name}", mean, step)
@@ -217,6 +220,7 @@ class _Progress:
             with _logs_to(self._folder):
                 self._writer.flush()
         self._sums.clear()
+        self._added = 0
 
     def validate(self, step: int, network: DepthNetwork, average: WeightAverage, frames: list[Frame]) -> None:
         if self._writer is None or self._config.validation is None:

@@ -72,6 +72,21 @@ def test_a_killed_run_goes_on_exactly(config_file: Path, tmp_path: Path) -> None
         assert all(torch.equal(resumed[part][name], value) for name, value in whole[part].items())
 
 
+def test_losses_told_after_a_resume_are_means_of_what_was_done_since(config_file: Path, tmp_path: Path) -> None:
+    config = read_config(config_file)
+    fit(config, tmp_path / "killed", KillAt("step 3/5"))
+    resumed, whole = (Console(file=io.StringIO(), width=200) for _ in range(2))
+    fit(config.model_copy(update={"log_every": 2}), tmp_path / "killed", resumed)
+    fit(config, tmp_path / "whole", whole)
+
+    def step_4(console: Console) -> str:
+        assert isinstance(console.file, io.StringIO)
+        (line,) = (line for line in console.file.getvalue().splitlines() if line.startswith("step 4/5"))
+        return line.split(" | ")[0]
+
+    assert step_4(resumed) == step_4(whole)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_all_processes_of_a_run_loses_no_step(
     config_file: Path, tmp_path: Path, number: signal.Signals
