@@ -61,6 +61,12 @@ def resized(image: npt.NDArray[np.uint8], framing: Framing) -> npt.NDArray[np.ui
     return np.ascontiguousarray(np.rint(levels).astype(np.uint8))
 
 
+def median_difference(depth: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
+    """Median of |depth / other - 1| where both are finite."""
+    both = np.isfinite(depth) & np.isfinite(other)
+    return float(np.median(np.abs(depth[both] / other[both] - 1)))
+
+
 @pytest.mark.parametrize("name", CAMERAS)
 def test_answers_as_the_estimator_does(
     name: str, bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -72,6 +78,14 @@ def test_answers_as_the_estimator_does(
     own = estimator.estimate(image, camera).depth.copy()
     # OpenCV works in fixed point, so that every tenth level differs by one; what follows it is to be the same.
     framing = estimator.path_for(camera).framing
+    levels = framing.to_engine(image).astype(np.int16)
+    rounded_otherwise = resized(image, framing) - levels
+    moved = []
+    for seed in range(5):
+        elsewhere = np.random.default_rng(seed).permutation(rounded_otherwise.ravel()).reshape(levels.shape)
+        otherwise = (levels + elsewhere).clip(0, 255).astype(np.uint8)
+        monkeypatch.setattr(framing, "to_engine", lambda image, answer=otherwise: answer)
+        moved.append(median_difference(estimator.estimate(image, camera).depth, own))
     monkeypatch.setattr(framing, "to_engine", lambda image: resized(image, framing))
     expected = estimator.estimate(image, camera)
     wrap(size, FullFrame(camera, 2.0, 40.0, points=True), tmp_path / "frame.onnx")
@@ -91,8 +105,8 @@ def test_answers_as_the_estimator_does(
     assert np.abs(confidence - expected.confidence)[both].max() < 1e-2
     cloud = PointCloudBuilder(camera).build(depth, image)
     np.testing.assert_allclose(points, cloud[..., :3], rtol=1e-5)
-    both = np.isfinite(depth) & np.isfinite(own)
-    assert np.median(np.abs(depth[both] / own[both] - 1)) < 1e-2
+    # How much those levels matter is the network's affair: about as much as when as many differ elsewhere in the image.
+    assert median_difference(depth, own) < 2 * max(moved)
 
 
 @pytest.mark.parametrize("name", CAMERAS)
