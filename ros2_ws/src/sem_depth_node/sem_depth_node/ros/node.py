@@ -36,7 +36,7 @@ from sem_depth_node.ros import diagnostics
 from sem_depth_node.ros.camera_stream import CameraStream
 from sem_depth_node.ros.mailbox import Mailboxes
 from sem_depth_node.ros.parameters import declare
-from sem_depth_node.ros.process_tuning import keep_freed_memory
+from sem_depth_node.ros.process_tuning import give_back_freed_memory, keep_freed_memory
 from sem_depth_node.ros.scale_check import LidarScans
 from sem_depth_node.ros.worker import FrameWorkers
 from sem_depth_node.shipped import default_bundle
@@ -175,6 +175,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         )
         self._on_progress("warming up", 1.0)
         DepthEstimator(self._bundle, self._engines).warm_up()
+        give_back_freed_memory()
 
     def _make_cameras(self) -> None:
         # The engines are the memory and are shared; an estimator keeps the framing and buffers of one camera.
