@@ -143,10 +143,8 @@ def test_it_answers_while_it_loads(
     assert unconfigured.set(bundle=str(big)).successful
 
     answer = unconfigured.begin_transition(CONFIGURE)
-    begun = time.monotonic() + 5.0  # two services: the question may be answered before the request is taken
-    while unconfigured.state() != "configuring" and time.monotonic() < begun:
-        pass
-    assert unconfigured.state() == "configuring"
+    # Two services: the question may be answered before the request is taken.
+    wait_for(lambda: unconfigured.state() == "configuring", "the request to be taken")
     assert not unconfigured.transition(CLEANUP)
     node.said("transition 2 refused: another one is in progress")
     assert unconfigured.set(fit="letterbox").successful
