@@ -59,8 +59,7 @@ def _node(context: LaunchContext) -> list[LifecycleNode]:
             namespace=LaunchConfiguration("namespace"),
             parameters=[
                 LaunchConfiguration("params_file"),
-                {name: value for name, value in given.items() if value},
-                {name: context.launch_configurations[name] == "true" for name in flags},
+                {name: value for name, value in given.items() if value} | flags,
             ],
             remappings=[
                 ("image", LaunchConfiguration("image")),
