@@ -109,7 +109,7 @@ def evaluate(
         on_frame()
         return error
 
-    for _, sequence in groupby(frames, key=lambda frame: (frame.sequence, frame.camera)):
+    for _, sequence in groupby(frames, key=lambda frame: (frame.sequence, frame.view, frame.camera)):
         out.flicker.add(map(one, sequence))
     return out
 

@@ -156,6 +156,22 @@ def test_an_evaluation_of_the_truth_finds_no_error_anywhere(index: Path) -> None
     assert content["flicker"] is None
 
 
+def test_the_other_camera_of_a_pair_is_no_next_frame(index: Path) -> None:
+    rows = index.read_text().splitlines()
+    head, first, second = rows[0], rows[1], rows[2]
+    cells = first.split(",")
+
+    def row(camera: str, files: str) -> str:
+        image, depth = files.split(",")[3:5]
+        return ",".join(["val", "drive", camera, image, depth, *cells[5:]])
+
+    index.write_text(
+        "\n".join([head, *(row(camera, files) for camera in ("left", "right") for files in (first, second))])
+    )
+    flicker = evaluate(predict_ground, read_index(index, "val"), protocol("none"), "none").as_json()["flicker"]
+    assert flicker["pairs"] == 2
+
+
 def test_frames_without_an_answer_are_not_counted(index: Path) -> None:
     def blind(image: NDArray[np.uint8], camera: CameraModel) -> Prediction:
         nothing = np.full(image.shape[:2], np.nan, np.float32)

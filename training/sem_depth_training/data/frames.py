@@ -25,7 +25,7 @@ class Frame:
     image: file, RGB. depth: 16-bit PNG of metres x 256, where 0 is not valid. sky: mask image, non-zero is sky, None
     where the data set has none. camera: of the image, without distortion. sequence: frames of one sequence show nearly
     the same. partner: the other image of a rectified stereo pair, where there is one; shift: metres from this camera
-    to the partner's, positive to the right.
+    to the partner's, positive to the right. view: which camera of several that took the sequence at once.
     """
 
     image: Path
@@ -36,6 +36,7 @@ class Frame:
     licence: str
     partner: Path | None = None
     shift: float = 0.0
+    view: str = ""
 
     @property
     def files(self) -> list[Path]:
@@ -101,7 +102,8 @@ def read_index(index: Path, split: str) -> list[Frame]:
 def index_frames(index: Path, split: str) -> list[Frame]:
     """The frames of one split of an index.csv; paths in it are relative to its folder.
 
-    Columns: split, sequence, image, depth, fx, fy, cx, cy, width, height, licence, and optionally sky.
+    Columns: split, sequence, image, depth, fx, fy, cx, cy, width, height, licence, and optionally sky and, where several
+    cameras took a sequence, camera.
     Raises DataError when the index, a column or the split is missing, or a number is unreadable.
     """
     try:
@@ -134,4 +136,12 @@ def _frame(index: Path, line: int, row: dict[str, str]) -> Frame:
         raise DataError(f"{index}: line {line}: {error}") from error
     folder = index.parent
     sky = folder / row["sky"] if row.get("sky") else None
-    return Frame(folder / row["image"], folder / row["depth"], sky, camera, row["sequence"], row["licence"])
+    return Frame(
+        folder / row["image"],
+        folder / row["depth"],
+        sky,
+        camera,
+        row["sequence"],
+        row["licence"],
+        view=row.get("camera") or "",
+    )
