@@ -102,8 +102,8 @@ def read_index(index: Path, split: str) -> list[Frame]:
 def index_frames(index: Path, split: str) -> list[Frame]:
     """The frames of one split of an index.csv; paths in it are relative to its folder.
 
-    Columns: split, sequence, image, depth, fx, fy, cx, cy, width, height, licence, and optionally sky and, where several
-    cameras took a sequence, camera.
+    Columns: split, sequence, image, depth, fx, fy, cx, cy, width, height, licence, and optionally sky and camera (which
+    of several took it).
     Raises DataError when the index, a column or the split is missing, or a number is unreadable.
     """
     try:
