@@ -158,7 +158,7 @@ def roofline_markdown(networks: Sequence[tuple[str, list[Kernel]]], command: str
         "",
         f"Written by `{command}`. **These are estimates, not measurements**: nothing here has run on a GPU.",
         "",
-        "| network | GFLOP a frame | weights (M) | activations moved (MB) |",
+        "| network | GFLOP a frame | weights that kernels read (M) | activations moved (MB) |",
         "| --- | ---: | ---: | ---: |",
     ]
     for name, kernels in networks:

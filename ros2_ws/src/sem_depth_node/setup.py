@@ -25,7 +25,7 @@ setup(
     name=PACKAGE,
     version="0.1.0",
     description="Metric depth images and point clouds from one camera, by a diffusion depth network.",
-    license="Apache-2.0",
+    license="Apache-2.0 AND CC-BY-NC-SA-3.0 AND CC0-1.0",  # code, weights, demo drive
     maintainer="sem_depth maintainers",
     maintainer_email="maintainers@sem-depth.example",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),

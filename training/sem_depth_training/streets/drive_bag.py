@@ -193,7 +193,8 @@ when you show it:
 
 {models}
 
-Rendered with Blender 4.5.15 (see docs/streets.md); the same again, bit for bit:
+Rendered with Blender 4.5.15 (see docs/streets.md); the same street, camera and depth
+again, and pictures up to the noise of the renderer:
 
     sem-depth-train render-drive --seed {plan.seed} --out drive
 """

@@ -453,7 +453,7 @@ def waymo_to_bag(
             try:
                 from sem_depth_node.bags.waymo.parquet import ParquetSegment
             except ImportError as error:
-                fail(f"reading parquet needs pyarrow ({error}): `pip install 'sem_depth_node[waymo]'`")
+                fail(f"reading parquet needs pyarrow ({error}): `pip install 'pyarrow>=12'`")
             opened = ParquetSegment(source, segment, lidar=lidar)
         report = convert(
             opened,
@@ -780,7 +780,7 @@ def _ros(name: str) -> Iterator[Node]:
     except ImportError as error:
         fail(
             f"this command needs ROS 2 ({error}): source your distribution's setup.bash, or "
-            "`pip install 'sem_depth_node[ros]'`"
+            "`pip install './ros2_ws/src/sem_depth_node[ros]'` in a checkout"
         )
     rclpy.init(args=None, signal_handler_options=SignalHandlerOptions.NO)
     try:

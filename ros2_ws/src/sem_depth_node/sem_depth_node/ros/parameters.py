@@ -60,8 +60,8 @@ class Parameters:
     )
     input_size: str = _parameter(
         "",
-        "WIDTHxHEIGHT of the one input size of the bundle to load; empty loads all and each image goes to the one "
-        "with the nearest aspect.",
+        "WIDTHxHEIGHT of the one input size of the bundle to load; empty sends each image to the size with the nearest "
+        "aspect: TensorRT engines are all loaded, those for processors but the first when an image needs them.",
         fixed_while_configured=True,
     )
     engine_cache: str = _parameter(
