@@ -1,11 +1,16 @@
 """Exponential moving average of a network's weights."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Averages every floating-point tensor of `model`'s state; others are copied. The decay warms up with the steps."""
+    """Averages every floating-point tensor of `model`'s state; others are copied. The decay warms up with the steps.
+
+    It is on the device that `model` is on when it is made.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -24,3 +29,8 @@ class WeightAverage:
             else:
                 self.state[name].copy_(tensor)
         torch._foreach_lerp_(averages, values, 1 - decay)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from the average `state`, on the device of the network."""
+        for name, tensor in self.state.items():
+            tensor.copy_(state[name])

@@ -430,7 +430,7 @@ def main() -> None:
         RobustnessError,
         TrainingError,
     ) as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+        Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)
         raise SystemExit(2) from None
 
 

@@ -16,19 +16,19 @@ _SIZE = (128, 256)
 
 
 def train_latent_encoder(
-    config: FitConfig, mixture: Mixture, output: Path, console: Console, stop: StopRequest
-) -> bool:
+    config: FitConfig, mixture: Mixture, output: Path, device: torch.device, console: Console, stop: StopRequest
+) -> None:
     """Train the image autoencoder (L1 and squared error of the mixture's images) and write its encoder to `output`.
 
-    Where `stop` asks for it, its state goes to a file beside, from which the next call goes on; returns whether it is
-    done. Raises TrainingError where a file cannot be written.
+    Where `stop` asks for it, its state goes to a file beside instead, from which the next call goes on. Raises
+    TrainingError where a file cannot be written.
     """
     settings = config.autoencoder
-    autoencoder = ImageAutoencoder()
+    autoencoder = ImageAutoencoder().to(device)
     optimizer = torch.optim.AdamW(autoencoder.parameters(), settings.learning_rate, weight_decay=1e-4)
     unfinished, start = output.with_name(f"{output.stem}_unfinished.pt"), 0
     if unfinished.exists():
-        state = torch.load(unfinished, weights_only=True)
+        state = torch.load(unfinished, map_location="cpu", weights_only=True)
         autoencoder.load_state_dict(state["autoencoder"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
@@ -37,7 +37,7 @@ def train_latent_encoder(
     for step, batch in enumerate(batch_loader(batches, start, settings.steps, config.workers), start):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-        rgb = batch.image.permute(0, 3, 1, 2).float() / 255
+        rgb = batch.image.to(device).permute(0, 3, 1, 2).float() / 255
         difference = autoencoder(rgb) - rgb
         loss = difference.abs().mean() + (difference * difference).mean()
         loss.backward()
@@ -50,7 +50,6 @@ def train_latent_encoder(
             state = {"autoencoder": autoencoder.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             write_state(unfinished, state)
             console.print(f"stopped at step {step + 1} of the autoencoder; run the same command again to go on")
-            return False
+            return
     write_state(output, autoencoder.encoder.state_dict())
     unfinished.unlink(missing_ok=True)
-    return True

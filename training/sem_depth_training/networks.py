@@ -21,20 +21,24 @@ _PRETRAINED_PARTS = {
 }
 
 
-def network_for(config: FitConfig, pretrained: bool = False) -> DepthNetwork:
+def network_for(config: FitConfig, *, for_training: bool = False, pretrained: bool = False) -> DepthNetwork:
     """The network of the configuration, with the pretrained weights it starts from or with none to be loaded into.
 
+    `for_training` freezes what the configuration says, and turns on gradient checkpointing where it is asked for.
     Raises CheckpointError where public weights do not fit or are not named.
     """
     if config.preset == "compact":
         network = compact(cast(CompactConditioning, config.conditioning), pretrained)
-        if pretrained:
+        checkpointing = config.gradient_checkpointing
+        if for_training:
             cast(CompactSemanticEncoder, network.semantic_encoder).backbone.freeze(config.frozen_backbone_blocks)
-        if pretrained and config.gradient_checkpointing:
-            cast(SinglePassUNet, network.unet).unet.enable_gradient_checkpointing()
-        return network
-    assert config.paper is not None, "FitConfig checks it"
-    return _paper(config, config.paper, pretrained)
+    else:
+        assert config.paper is not None, "FitConfig checks it"
+        network = _paper(config, config.paper, pretrained)
+        checkpointing = config.paper.gradient_checkpointing
+    if for_training and checkpointing:
+        cast(SinglePassUNet, network.unet).unet.enable_gradient_checkpointing()
+    return network
 
 
 def is_pretrained(preset: str, parameter: str) -> bool:
@@ -91,6 +95,4 @@ def _paper(config: FitConfig, settings: PaperConfig, pretrained: bool) -> DepthN
             clip=settings.clip,
             shape=shape,
         )
-        if settings.gradient_checkpointing:
-            cast(SinglePassUNet, network.unet).unet.enable_gradient_checkpointing()
     return network

@@ -26,8 +26,13 @@ class StopRequest:
 
     def requested_anywhere(self, accelerator: Accelerator) -> bool:
         """Whether any process of the run was asked to stop; all of them get the same answer."""
-        flag = torch.tensor(float(self.requested), device=accelerator.device)
-        return bool(accelerator.reduce(flag).item() > 0)
+        return on_any_process(accelerator, self.requested)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
+
+
+def on_any_process(accelerator: Accelerator, here: bool) -> bool:
+    """Whether `here` is true in any process of the run; all of them must ask, and get the same answer."""
+    flag = torch.tensor(float(here), device=accelerator.device)
+    return bool(accelerator.reduce(flag).item() > 0)

@@ -4,12 +4,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
@@ -27,7 +29,7 @@ from sem_depth_training.checkpoint import (
 )
 from sem_depth_training.config import FitConfig
 from sem_depth_training.data.batches import Batch, BatchesByStep, Mixture, batch_loader
-from sem_depth_training.data.frames import Frame, read_index
+from sem_depth_training.data.frames import DataError, Frame, read_index
 from sem_depth_training.data.sources import read_sources
 from sem_depth_training.evaluate import frame_metrics, network_predictor
 from sem_depth_training.latent_training import train_latent_encoder
@@ -36,10 +38,11 @@ from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.models.presets import CANONICAL_RANGE
 from sem_depth_training.networks import is_pretrained, network_for, pretraining
 from sem_depth_training.sample_pictures import sample_pictures
-from sem_depth_training.stop_request import StopRequest
+from sem_depth_training.stop_request import StopRequest, on_any_process
 
 LATENT_ENCODER = "latent_encoder.pt"
 _SKY_DISTANCE = 120.0  # metres; safely beyond what a robot is told of
+_PATIENCE = timedelta(hours=12)  # of processes that wait for another to prepare data or to train the latent encoder
 
 Outputs = tuple[Tensor, Tensor]
 """Log canonical depth and log of the Laplacian scale of its error, [B, H, W] each."""
@@ -48,7 +51,8 @@ Outputs = tuple[Tensor, Tensor]
 def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path:
     """Train to `config.steps`, resuming from the checkpoint in `output` where there is one; returns the checkpoint.
 
-    The checkpoint is written every `checkpoint_every` steps, at the end, and when SIGINT or SIGTERM asks to stop.
+    The checkpoint is written every `checkpoint_every` steps, at the end, when SIGINT or SIGTERM asks to stop, and
+    before an error ends the run. Processes on several machines must see the same `output`.
     Raises DataError, or TrainingError for a foreign checkpoint, a loss that is not finite, a full disk or a GPU whose
     memory does not suffice.
     """
@@ -58,7 +62,12 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
         mixed_precision=config.precision,
         gradient_accumulation_steps=config.accumulate,
         cpu=not torch.cuda.is_available(),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
+    if not accelerator.is_main_process:
+        console = Console(quiet=True)
+    if config.precision == "fp16" and accelerator.device.type == "cpu":
+        raise TrainingError("precision: fp16 needs a GPU; take bf16 or 'no'")
     if remark := precision_remark(config.precision, accelerator.device.type):
         console.print(remark)
     set_seed(config.seed)
@@ -96,76 +105,88 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
     batches = BatchesByStep(
         mixture, config.sizes, config.batch_size, config.augmentation, config.seed, accelerator.process_index
     )
-    network = network_for(config, pretrained=True)
+    network = network_for(config, for_training=True, pretrained=state is None and initial is None)
     with StopRequest() as stop:
-        if initial is not None and config.initial is not None:
+        if state is not None:
+            load_weights(network, state["network"], checkpoint)
+        elif initial is not None and config.initial is not None:
             load_weights(network, initial["average"], config.initial)
             training_data = _data_of(initial) | training_data
             console.print(f"starting from the weights of {config.initial}, trained for {initial['step']} steps")
-        elif state is None and config.preset == "compact":  # at paper size the latent encoder is Stable Diffusion's
+        elif config.preset == "compact":  # at paper size the latent encoder is Stable Diffusion's
             frozen = output / LATENT_ENCODER
-            with accelerator.main_process_first():  # the others find it made
-                if not frozen.exists() and not train_latent_encoder(config, mixture, frozen, console, stop):
-                    return checkpoint
-            network.latent_encoder.load_state_dict(torch.load(frozen, weights_only=True))
+            if accelerator.is_main_process and not frozen.exists():
+                train_latent_encoder(config, mixture, frozen, accelerator.device, console, stop)
+            accelerator.wait_for_everyone()
+            if on_any_process(accelerator, not frozen.exists()):
+                return checkpoint
+            network.latent_encoder.load_state_dict(torch.load(frozen, map_location="cpu", weights_only=True))
         optimizer = torch.optim.AdamW(_parameter_groups(network, config), weight_decay=config.weight_decay)
+        model, optimizer = accelerator.prepare(network, optimizer)
         average = WeightAverage(network, config.ema_decay)
         step = 0
         if state is not None:
-            load_weights(network, state["network"], checkpoint)
-            optimizer.load_state_dict(state["optimizer"])
-            average.state = state["average"]
-            torch.set_rng_state(state["random"])
+            _resume_optimizer(optimizer, state["optimizer"], checkpoint)
+            if accelerator.scaler is not None and "scaler" in state:
+                accelerator.scaler.load_state_dict(state["scaler"])
+            average.load(state["average"])
             step = int(state["step"])
             training_data = _data_of(state) | training_data
             console.print(f"resuming {checkpoint} at step {step}")
         schedule = _schedule(config)
-        model, optimizer = accelerator.prepare(network, optimizer)
-        progress = _Progress(config, output, accelerator, console)
+        progress = _Progress(config, output, accelerator, console, step)
 
         def save() -> None:
-            if accelerator.is_main_process:
-                _save(checkpoint, config, training_data, network, optimizer, average, step)
+            _save(checkpoint, config, training_data, network, optimizer, average, accelerator, step)
 
         model.train()
-        loader = batch_loader(batches, step * config.accumulate, config.steps * config.accumulate, config.workers)
-        for batch in loader:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * schedule(step)
-            try:
+        first = step * config.accumulate
+        loader = batch_loader(batches, first, config.steps * config.accumulate, config.workers)
+        try:
+            for number, batch in enumerate(loader, first):
+                # Dropout and jitter are the batch's own, on every device, so a resumed run needs no random state.
+                torch.manual_seed(_seed_of(config.seed, accelerator.process_index, number))
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak"] * schedule(step)
                 with accelerator.accumulate(model):
-                    batch = send_to_device(batch, accelerator.device)
+                    batch = batch.to(accelerator.device)
                     outputs = _predict(model, batch)
                     terms = _terms(outputs, batch, network.canonical_focal_length, teacher)
                     loss = total_loss(terms, config.losses)
-                    if not math.isfinite(loss.item()):
-                        if _finite(network):
+                    finite = math.isfinite(loss.item())
+                    if on_any_process(accelerator, not finite):
+                        if accelerator.is_main_process and _finite(network):
                             save()
-                        raise _not_finite(output, batch, terms, step)
+                        accelerator.wait_for_everyone()
+                        raise _not_finite(output, batch, terms, step, accelerator.process_index, here=not finite)
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(model.parameters(), config.gradient_norm)
                     optimizer.step()
                     optimizer.zero_grad()
-            except torch.OutOfMemoryError as error:
-                save()
-                raise _out_of_memory(config, batch, step, checkpoint) from error
-            progress.add({**terms, "loss": loss})
-            if not accelerator.sync_gradients:
-                continue
-            step += 1
-            average.update(network, step)
-            progress.show(step, batch, outputs, network.canonical_focal_length)
-            stopping = stop.requested_anywhere(accelerator)
-            if step % config.checkpoint_every == 0 or stopping:
-                save()
-            if stopping:
-                accelerator.print(f"stopped at step {step}; run the same command again to go on")
-                break
-            if config.validation and step % config.validation.every == 0:
-                progress.validate(step, network, average, watched)
-        else:
+                progress.add({**terms, "loss": loss})
+                if not accelerator.sync_gradients:
+                    continue
+                step += 1
+                average.update(network, step)
+                progress.show(step, batch, outputs, network.canonical_focal_length)
+                stopping = stop.requested_anywhere(accelerator)
+                if accelerator.is_main_process and (step % config.checkpoint_every == 0 or stopping):
+                    save()
+                if stopping:
+                    accelerator.print(f"stopped at step {step}; run the same command again to go on")
+                    break
+                if config.validation and step % config.validation.every == 0:
+                    progress.validate(step, network, average, watched)
+            else:
+                if accelerator.is_main_process:
+                    save()
+        except torch.OutOfMemoryError as error:
+            save()  # by whichever process it happens to: their weights are the same
+            raise _out_of_memory(config, batch, step, checkpoint) from error
+        except DataError:
             save()
+            raise
     progress.close()
     return checkpoint
 
@@ -183,12 +204,14 @@ def precision_remark(precision: str, device: str) -> str | None:
 class _Progress:
     """What is told of a run, by its main process: lines on the console, and curves and pictures in TensorBoard."""
 
-    def __init__(self, config: FitConfig, output: Path, accelerator: Accelerator, console: Console) -> None:
+    def __init__(self, config: FitConfig, output: Path, accelerator: Accelerator, console: Console, done: int) -> None:
         self._config, self._console = config, console
         self._processes = accelerator.num_processes
         self._folder = output / "tensorboard"
         with _logs_to(self._folder):
-            self._writer = SummaryWriter(str(self._folder)) if accelerator.is_main_process else None
+            # What a killed run wrote of steps that are done again goes.
+            purge = done + 1 if done else None
+            self._writer = SummaryWriter(str(self._folder), purge_step=purge) if accelerator.is_main_process else None
         self._started, self._done = time.monotonic(), 0
         self._sums: dict[str, float] = {}
         self._added = 0
@@ -202,7 +225,8 @@ class _Progress:
         config = self._config
         self._done += 1
         if self._writer is not None and config.pictures_every and step % config.pictures_every == 0:
-            self._writer.add_image("samples", sample_pictures(batch, *outputs, canonical), step)
+            with _logs_to(self._folder):
+                self._writer.add_image("samples", sample_pictures(batch, *outputs, canonical), step)
         if step % config.log_every:
             return
         if self._writer is not None:
@@ -212,7 +236,7 @@ class _Progress:
             for name, mean in means.items():
                 with _logs_to(self._folder):
                     self._writer.add_scalar(f"train/{name}", mean, step)
-            left = time.strftime("%H:%M:%S", time.gmtime(seconds * (config.steps - step)))
+            left = timedelta(seconds=round(seconds * (config.steps - step)))
             rate = config.batch_size * config.accumulate * self._processes / seconds
             shown = " ".join(f"{name} {mean:.4f}" for name, mean in means.items())
             line = f"step {step}/{config.steps} {shown} | {rate:.1f} samples/s, {left} left"
@@ -228,8 +252,9 @@ class _Progress:
         averaged = network_for(self._config).to(next(network.parameters()).device)
         averaged.load_state_dict(average.state)
         values = mean_metrics(frame_metrics(network_predictor(averaged.eval(), self._config.sizes[0]), frames))
-        for name, mean in values.items():
-            self._writer.add_scalar(f"val/{name}", mean, step)
+        with _logs_to(self._folder):
+            for name, mean in values.items():
+                self._writer.add_scalar(f"val/{name}", mean, step)
         self._console.print(
             f"step {step} averaged weights on {self._config.validation.split}: "
             f"AbsRel {values['abs_rel']:.4f} RMSE {values['rmse']:.3f} delta1 {values['delta1']:.4f}"
@@ -273,8 +298,12 @@ def _terms(outputs: Outputs, batch: Batch, canonical: float, teacher: DepthNetwo
     return terms
 
 
-def _not_finite(output: Path, batch: Batch, terms: dict[str, Tensor], step: int) -> TrainingError:
-    culprit = output / "not_finite.pt"
+def _not_finite(
+    output: Path, batch: Batch, terms: dict[str, Tensor], step: int, process: int, here: bool
+) -> TrainingError:
+    if not here:
+        return TrainingError(f"loss is not finite at step {step} in another process, which says more")
+    culprit = output / (f"not_finite_{process}.pt" if process else "not_finite.pt")
     write_state(culprit, batch.state())
     shown = ", ".join(f"{name} {value.item():.3g}" for name, value in terms.items())
     return TrainingError(
@@ -318,6 +347,25 @@ def _parameter_groups(network: DepthNetwork, config: FitConfig) -> list[dict[str
     ]
 
 
+def _resume_optimizer(optimizer: Any, saved: dict[str, Any], checkpoint: Path) -> None:
+    """Load the optimizer's moments; the rates and decays stay those of the configuration, which may have changed."""
+    configured = [(group["peak"], group["weight_decay"]) for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(saved)
+    except ValueError as error:
+        raise TrainingError(
+            f"{checkpoint}: its optimizer has other groups of weights than the configuration makes ({error}); set "
+            "frozen_backbone_blocks as it was, and learning_rate and backbone_learning_rate apart or equal as they "
+            "were, or name the checkpoint as `initial` of a new run"
+        ) from error
+    for group, (peak, decay) in zip(optimizer.param_groups, configured, strict=True):
+        group["peak"], group["weight_decay"] = peak, decay
+
+
+def _seed_of(seed: int, process: int, number: int) -> int:
+    return int(np.random.SeedSequence((seed, process, number)).generate_state(1, np.uint64)[0])
+
+
 def _schedule(config: FitConfig) -> Callable[[int], float]:
     """Linear warm-up, then a cosine to 1 %, as a factor of the peak rate."""
 
@@ -337,6 +385,7 @@ def _save(
     network: nn.Module,
     optimizer: Any,
     average: WeightAverage,
+    accelerator: Accelerator,
     step: int,
 ) -> None:
     state = {
@@ -346,8 +395,9 @@ def _save(
         "network": network.state_dict(),
         "average": average.state,
         "optimizer": optimizer.state_dict(),
-        "random": torch.get_rng_state(),
     }
+    if accelerator.scaler is not None:
+        state["scaler"] = accelerator.scaler.state_dict()
     write_state(path, state)
 
 

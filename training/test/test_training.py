@@ -2,9 +2,11 @@
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,19 @@ import torch
 import yaml
 from rich.console import Console
 
+from sem_depth_training.averaging import WeightAverage
 from sem_depth_training.checkpoint import TrainingError, network_of, read_checkpoint, write_state
 from sem_depth_training.config import read_config
 from sem_depth_training.data.augmentation import AugmentationConfig
 from sem_depth_training.data.batches import BatchesByStep, Mixture
 from sem_depth_training.data.frames import DataError, read_index
 from sem_depth_training.export import round_to_half
+from sem_depth_training.losses import total_loss
 from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.networks import network_for
 from sem_depth_training.released_weights import release_weights
 from sem_depth_training.sample_pictures import sample_pictures
-from sem_depth_training.train import _make_folder, fit, precision_remark
+from sem_depth_training.train import _make_folder, _predict, _terms, fit, precision_remark
 
 
 @pytest.fixture
@@ -70,6 +74,115 @@ def test_a_killed_run_goes_on_exactly(config_file: Path, tmp_path: Path) -> None
     assert resumed["step"] == whole["step"] == 5
     for part in ("network", "average"):
         assert all(torch.equal(resumed[part][name], value) for name, value in whole[part].items())
+
+    # Killed when the latent encoder was done and no checkpoint written yet.
+    (tmp_path / "early").mkdir()
+    shutil.copy(tmp_path / "whole" / "latent_encoder.pt", tmp_path / "early")
+    early = read_checkpoint(fit(config, tmp_path / "early"))
+    assert all(torch.equal(early["network"][name], value) for name, value in whole["network"].items())
+
+
+def test_rates_that_changed_hold_after_a_resume(config_file: Path, tmp_path: Path) -> None:
+    config = read_config(config_file)
+    before = read_checkpoint(fit(config.model_copy(update={"steps": 2}), tmp_path / "run"))["network"]
+    still = config.model_copy(update={"learning_rate": 1e-12, "backbone_learning_rate": 2e-12, "weight_decay": 0.0})
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt: its optimizer has other groups .*frozen_backbone_blocks"):
+        fit(still.model_copy(update={"frozen_backbone_blocks": 0}), tmp_path / "run")
+    after = read_checkpoint(fit(still, tmp_path / "run"))["network"]
+    for name, _ in network_for(config).named_parameters():
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("conditioning", ["seecoder", "seecoder_pa", "clip", "none"])
+def test_a_step_computes_where_the_network_is_and_reaches_every_weight(
+    config_file: Path, driving_index: Path, conditioning: str
+) -> None:
+    # The device "meta" stands in for a GPU: it computes nothing, and refuses what was left on the CPU.
+    config = read_config(config_file).model_copy(update={"conditioning": conditioning})
+    network = network_for(config, for_training=True).to("meta").train()
+    mixture = Mixture([(read_index(driving_index, "train"), 1.0)], 100.0)
+    batch = BatchesByStep(mixture, config.sizes, 2, config.augmentation, 0)[0].to(torch.device("meta"))
+    assert {tensor.device.type for tensor in batch.state().values()} == {"meta"}
+    average = WeightAverage(network, 0.9)
+
+    loss = total_loss(_terms(_predict(network, batch), batch, network.canonical_focal_length, None), config.losses)
+    loss.backward()
+    average.update(network, 1)
+    average.load({name: tensor.cpu() for name, tensor in network_for(config).state_dict().items()})
+
+    assert loss.device.type == "meta"
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert [name for name, parameter in trained.items() if parameter.grad is None] == []
+    assert {tensor.device.type for tensor in average.state.values()} == {"meta"}
+
+
+class _TwoProcesses:
+    """`fit` under torchrun in two processes, which print their number and their id first."""
+
+    def __init__(self, config_file: Path, output: Path, changes: str = "") -> None:
+        script = output.parent / "two_processes.py"
+        script.write_text(
+            "import math, os, sys\n"
+            "import torch\n"
+            "from pathlib import Path\n"
+            "from sem_depth_training import cli, train\n"
+            "rank = int(os.environ['RANK'])\n"
+            f"{changes}\n"
+            "os.write(1, f'process {rank} {os.getpid()}\\n'.encode())\n"
+            f"sys.argv = ['fit', 'fit', {str(config_file)!r}, '-o', {str(output)!r}]\n"
+            "cli.main()\n"
+        )
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        self.run = subprocess.Popen(
+            [*torchrun, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
+        self.processes: dict[int, int] = {}
+
+    def lines(self) -> Iterator[str]:
+        """What they print, line by line."""
+        assert self.run.stdout is not None
+        for line in self.run.stdout:
+            if line.startswith("process "):
+                _, rank, number = line.split()
+                self.processes[int(rank)] = int(number)
+            yield line
+        self.run.wait(timeout=60)
+
+
+def test_a_loss_of_one_process_that_is_not_finite_stops_all_and_loses_no_step(
+    config_file: Path, tmp_path: Path
+) -> None:
+    after_three = (
+        "total = train.total_loss\n"
+        "calls = []\n"
+        "def broken(terms, weights):\n"
+        "    calls.append(1)\n"
+        "    return total(terms, weights) * (math.nan if rank == 1 and len(calls) > 3 else 1.0)\n"
+        "train.total_loss = broken\n"
+    )
+    run = _TwoProcesses(config_file, tmp_path / "run", after_three)
+    text = "".join(run.lines())
+    assert run.run.returncode != 0
+    assert "not_finite_1.pt" in text, text
+    assert read_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 3
+    assert (tmp_path / "run" / "not_finite_1.pt").exists()
+
+
+def test_a_signal_to_the_main_process_while_the_latent_encoder_trains_stops_all(
+    config_file: Path, tmp_path: Path
+) -> None:
+    fields = yaml.safe_load(config_file.read_text()) | {"autoencoder": {"steps": 100_000, "batch_size": 2}}
+    config_file.write_text(yaml.safe_dump(fields))
+    run = _TwoProcesses(config_file, tmp_path / "run")
+    told = []
+    for line in run.lines():
+        told.append(line)
+        if line.startswith("autoencoder step 100/"):
+            os.kill(run.processes[0], signal.SIGTERM)
+    assert run.run.returncode == 0, "".join(told)
+    assert "of the autoencoder; run the same command again" in "".join(told)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["latent_encoder_unfinished.pt"]
 
 
 def test_losses_told_after_a_resume_are_means_of_what_was_done_since(config_file: Path, tmp_path: Path) -> None:
@@ -193,6 +306,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(
     with pytest.raises(TrainingError, match=r"not finite at step 0 .*not_finite\.pt"):
         fit(config.model_copy(update={"losses": broken}), tmp_path / "run")
     assert torch.isfinite(torch.load(tmp_path / "run" / "not_finite.pt")["depth"]).all()
+    assert read_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 0
 
 
 def test_a_network_learns_from_a_teacher_of_another_preset(

@@ -132,6 +132,10 @@ class Batch:
     pair: Tensor
     pair_shift: Tensor
 
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        return Batch(**{name: tensor.to(device, non_blocking=True) for name, tensor in self.state().items()})
+
     def state(self) -> dict[str, Tensor]:
         """The tensors by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

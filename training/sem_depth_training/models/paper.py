@@ -158,6 +158,8 @@ def paper_network(
 def build_seecoder(position_aware: bool, shape: PaperShape = PAPER) -> SeeCoder:
     """SeeCoder, or SeeCoder-PA, with fresh weights: as released where ``shape`` is :data:`PAPER`."""
     imencoder = SwinTransformer(**shape.swin)
+    # SeeCoder does not take the first map, so its norm, which the released files have, would never see a gradient.
+    imencoder.get_submodule("norm0").requires_grad_(False)
     in_channels = dict(zip(("res3", "res4", "res5"), imencoder.channels[1:], strict=True))
     return SeeCoder(
         imencoder,
