@@ -71,7 +71,7 @@ def ablation(
                 checkpoint = fit(run, folder, console)
                 if not checkpoint.is_file() or (state := read_checkpoint(checkpoint))["step"] < steps:
                     return None
-                predict = network_predictor(network_of(state)[0], config.sizes[0])
+                predict = network_predictor(network_of(state, checkpoint)[0], config.sizes[0])
                 found = {**mean_metrics(frame_metrics(predict, frames)), "steps": steps}
                 metrics.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
             kept = json.loads(metrics.read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 REACH = 10.0  # pixels
 STRONG, WEAK = 1.25, 1.12  # factors between two sides of a boundary
 _SIGMA = float(np.sqrt(2))  # pixels, as in iBims-1
+_SEEN = 8  # pixels; how far smoothing (6), derivative and thinning carry what is beside
 _UNIT = 2000.0  # cv2.Canny wants 16-bit derivatives
 
 
@@ -34,16 +35,19 @@ def boundary_error(
     """Boundary errors of one image, None where the truth has no boundary.
 
     Args:
-        prediction: metres [H, W], +Inf beyond range; NaN (not known) is taken as beyond range.
+        prediction: metres [H, W], +Inf beyond range; where it is NaN (not known) or nearly so, nothing is compared.
         truth: metres [H, W], dense; 0 is sky, or too far to be measured.
         max_depth: metres; what is farther is one surface.
     """
     far = np.float32(max_depth)
     true = boundaries(np.where(truth > 0, np.minimum(truth, far), far))
-    if not true.any():
+    unknown = np.isnan(prediction)
+    known = cv2.dilate(unknown.astype(np.uint8), np.ones((2 * _SEEN + 1, 2 * _SEEN + 1), np.uint8)) == 0
+    if not (true & known).any():
         return None
-    predicted = boundaries(np.minimum(np.nan_to_num(prediction, nan=max_depth, posinf=max_depth), far))
+    predicted = boundaries(np.where(unknown, far, np.minimum(prediction, far))) & known
     to_true, to_predicted = _distance(true), _distance(predicted)
+    true &= known
     near = predicted & (to_true < REACH)
     accuracy = float(to_true[near].mean()) if near.any() else REACH
     both = np.minimum(np.concatenate([to_true[predicted], to_predicted[true]]), REACH)

@@ -17,7 +17,7 @@ from sem_depth_node.metrics import evaluation_mask
 from sem_depth_node.validity import CONFIDENCE_FACTOR
 from sem_depth_training.checkpoint import TrainingError
 from sem_depth_training.data.frames import Frame
-from sem_depth_training.evaluate import network_predictor
+from sem_depth_training.evaluate import network_predictor, nothing_to_compare
 from sem_depth_training.models.depth_decoder import DepthDecoder
 from sem_depth_training.models.depth_network import DepthNetwork
 
@@ -37,7 +37,8 @@ def calibrate_confidence(
         console: is told of the progress, and of mean confidence before and after.
 
     Raises:
-        TrainingError: so little or so much of the depth is within 10 % that no scale of the network states it.
+        TrainingError: nothing is measured, or so little or so much of the depth is within 10 % that no scale of the
+            network states it.
     """
     predict = network_predictor(network, size)
     stated, right = [], []
@@ -47,6 +48,8 @@ def calibrate_confidence(
         mask = evaluation_mask(truth, crop="none") & np.isfinite(prediction.depth)
         stated.append(prediction.confidence[mask].astype(np.float64))
         right.append(np.abs(np.log(prediction.depth[mask] / truth[mask])) <= math.log(CONFIDENCE_FACTOR))
+    if not sum(map(len, stated)):
+        raise TrainingError(f"{nothing_to_compare(frames)}, to calibrate confidence by")
     confidence, share = np.concatenate(stated), float(np.concatenate(right).mean())
     decoder = network.decoder
     assert isinstance(decoder, DepthDecoder)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import safe_open
 from torch import Tensor
 
@@ -94,9 +95,20 @@ def require_same_network(state: dict[str, Any], config: FitConfig, source: Path,
             )
 
 
-def network_of(state: dict[str, Any]) -> tuple[DepthNetwork, FitConfig]:
-    """The network with averaged weights, in evaluation mode, and the configuration that trained it."""
-    config = FitConfig.model_validate(state["config"])
+def network_of(state: dict[str, Any], source: Path) -> tuple[DepthNetwork, FitConfig]:
+    """The network with averaged weights, in evaluation mode, and the configuration that trained it.
+
+    Raises TrainingError where `state`, which was read from `source`, is not what this version writes.
+    """
+    try:
+        config = FitConfig.model_validate(state["config"])
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors(include_url=False)
+        )
+        raise TrainingError(
+            f"{source}: its configuration is of another version of sem-depth-train: {problems}"
+        ) from error
     network = network_for(config)
-    network.load_state_dict(state["average"])
+    load_weights(network, state["average"], source)
     return network.eval(), config

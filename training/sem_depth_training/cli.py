@@ -211,6 +211,8 @@ def latency(
 
     networks = {name: compact(name) for name in get_args(CompactConditioning)}
     height, width = _size(size, "--size")
+    if height % 32 or width % 32:
+        raise typer.BadParameter(f"--size: expected sides that 32 divides, found {size}")
     for name, latency in measure_latency(networks, height, width, threads, runs).items():
         median, fastest, processor = (1e3 * seconds for seconds in latency)
         print(f"compact, {name}: median {median:.1f} ms, fastest {fastest:.1f} ms, processor time {processor:.1f} ms")
@@ -241,7 +243,10 @@ def describe(
     """Count parameters and operations part by part, beside other diffusion depth networks."""
     from sem_depth_training.describe import preset_builder, print_description
 
-    build = preset_builder(preset, conditioning, _size(seecoder_size, "--seecoder-size"))
+    try:
+        build = preset_builder(preset, conditioning, _size(seecoder_size, "--seecoder-size"))
+    except ValueError as error:
+        raise typer.BadParameter(f"--preset, --conditioning: {error}") from error
     title = f"{preset}, {conditioning}"
     if preset == "paper" and conditioning.startswith("seecoder"):
         title += f" at {seecoder_size}"
@@ -271,7 +276,10 @@ def full_frame(
     if len(numbers) != 4:
         raise typer.BadParameter(f"--intrinsics: expected fx,fy,cx,cy, found '{intrinsics}'")
     height, width = _size(image, "--image")
-    fx, fy, cx, cy = map(float, numbers)
+    try:
+        fx, fy, cx, cy = map(float, numbers)
+    except ValueError as error:
+        raise typer.BadParameter(f"--intrinsics: {error}; expected fx,fy,cx,cy in pixels") from error
     camera = CameraModel(width, height, fx, fy, cx, cy)
     loaded = ModelBundle.load(bundle)
     size = loaded.nearest_input(width / height)
@@ -430,8 +438,15 @@ def main() -> None:
         RobustnessError,
         TrainingError,
     ) as error:
-        Console(stderr=True, soft_wrap=True).print(str(error), style="red", markup=False, highlight=False)
-        raise SystemExit(2) from None
+        message = str(error)
+    except OSError as error:  # of a file or folder that was named and cannot be written
+        if error.filename is None:
+            raise
+        message = f"{error.filename}: {error.strerror}"
+    else:
+        return
+    Console(stderr=True, soft_wrap=True).print(message, style="red", markup=False, highlight=False)
+    raise SystemExit(2)
 
 
 if __name__ == "__main__":

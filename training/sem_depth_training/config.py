@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sem_depth_training.data.augmentation import AugmentationConfig
 from sem_depth_training.data.sources import Source
@@ -77,6 +77,13 @@ class BundleConfig(_Strict):
     depth_range: tuple[float, float] = (0.5, 80.0)
     precision: Literal["float32", "float16"] = "float32"
 
+    @field_validator("depth_range")
+    @classmethod
+    def _ascending(cls, depth_range: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < depth_range[0] < depth_range[1]:
+            raise ValueError("expected two metres, the nearer first")
+        return depth_range
+
 
 class FitConfig(_Strict):
     """One training run.
@@ -89,7 +96,7 @@ class FitConfig(_Strict):
     conditioning: Conditioning = "seecoder"
     paper: PaperConfig | None = None
     initial: Path | None = None
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     steps: Positive
     batch_size: Positive = 8
     accumulate: Positive = 1
@@ -97,7 +104,7 @@ class FitConfig(_Strict):
     max_depth: float = Field(100.0, gt=0)
     learning_rate: Rate = 6e-4
     backbone_learning_rate: Rate = 1.5e-4
-    frozen_backbone_blocks: Annotated[int, Field(ge=-1, le=16)] = 3
+    frozen_backbone_blocks: Annotated[int, Field(ge=0, le=16)] = 3
     weight_decay: float = Field(0.02, ge=0)
     warmup_steps: Annotated[int, Field(ge=0)] = 200
     gradient_norm: float = Field(1.0, gt=0)
@@ -116,6 +123,19 @@ class FitConfig(_Strict):
     data: Annotated[list[Source], Field(min_length=1)]
     validation: ValidationConfig | None = None
     bundle: BundleConfig
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_is_no(cls, precision: object) -> object:
+        return "no" if precision is False else precision  # which YAML makes of an unquoted no
+
+    @field_validator("data")
+    @classmethod
+    def _names_differ(cls, data: list[Source]) -> list[Source]:
+        names = [source.name for source in data]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two sources are named {', '.join(twice)}; give each its own name")
+        return data
 
     @model_validator(mode="after")
     def _preset_complete(self) -> "FitConfig":
@@ -141,6 +161,8 @@ def read_config(path: Path) -> FitConfig:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason}); expected YAML") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(fields, dict):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import cast, get_args
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -37,7 +37,10 @@ class Cost:
 
 
 def preset_builder(preset: str, conditioning: str, seecoder_size: tuple[int, int]) -> Callable[[], DepthNetwork]:
-    """What builds a preset (``compact`` or ``paper``). Raises ValueError for another name."""
+    """What builds a preset (``compact`` or ``paper``). Raises ValueError for another name or conditioning."""
+    known = get_args(CompactConditioning if preset == "compact" else Conditioning)
+    if conditioning not in known:
+        raise ValueError(f"conditioning: expected one of {', '.join(known)}, found '{conditioning}'")
     if preset == "compact":
         return lambda: compact(cast(CompactConditioning, conditioning))
     if preset == "paper":

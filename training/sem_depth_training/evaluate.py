@@ -49,13 +49,25 @@ PROTOCOL = protocol()
 
 
 def frame_metrics(predict: Predict, frames: Sequence[Frame]) -> list[dict[str, float]]:
-    """The metrics of each frame under PROTOCOL."""
+    """The metrics under PROTOCOL of each frame that has depth to compare; DataError where none has."""
     results = []
     for frame in frames:
         truth = frame.read_depth()
+        mask = evaluation_mask(truth)
         prediction = predict(frame.read_image(), frame.camera)
-        results.append(depth_metrics(prediction.depth, truth, evaluation_mask(truth)))
+        if (mask & ~np.isnan(prediction.depth)).any():
+            results.append(depth_metrics(prediction.depth, truth, mask))
+    if not results:
+        raise DataError(nothing_to_compare(frames))
     return results
+
+
+def nothing_to_compare(frames: Sequence[Frame]) -> str:
+    """What to say where none of the frames has measured depth that a prediction can be compared with."""
+    return (
+        f"{frames[0].depth}: has no depth in the evaluated range and crop, nor have the {len(frames) - 1} frames after "
+        "it; evaluate frames that were measured"
+    )
 
 
 def network_predictor(network: DepthNetwork, size: tuple[int, int]) -> Predict:
@@ -109,7 +121,9 @@ def predictor_of(
         predict = bundle_predictor(bundle, engine)
         aspect = min(size.width / size.height for size in bundle.inputs)
     else:
-        predict = network_predictor(network_of(read_checkpoint(model))[0], size)
+        if size[0] % 32 or size[1] % 32:
+            raise DataError(f"size {size[0]}x{size[1]}: expected sides that 32 divides, such as 192x640")
+        predict = network_predictor(network_of(read_checkpoint(model), model)[0], size)
         aspect = size[1] / size[0]
     if windows:
         predict = with_windows(predict, windows, aspect)
@@ -136,13 +150,19 @@ def with_windows(predict: Predict, count: int, aspect: float) -> Predict:
     """The mean over `count` windows as high as the image and of that aspect, evenly spaced from edge to edge.
 
     VPD (arXiv 2303.02153) and ECoDepth (arXiv 2403.18807) evaluate KITTI so, with square windows. Predicting raises
-    DataError where so few windows leave gaps.
+    DataError where so few windows leave gaps, or where windows are so wide that there are fewer.
     """
 
     def over_windows(image: NDArray[np.uint8], camera: CameraModel) -> Prediction:
         width = min(camera.width, round(camera.height * aspect))
         sums = np.zeros((3, camera.height, camera.width), np.float32)
-        for x in np.unique(np.linspace(0, camera.width - width, count).round().astype(int)):
+        starts = np.unique(np.linspace(0, camera.width - width, count).round().astype(int))
+        if len(starts) < count:
+            raise DataError(
+                f"{count} windows of {width} pixels do not differ in an image {camera.width} wide; take a narrower "
+                "input size"
+            )
+        for x in starts:
             columns = slice(int(x), int(x) + width)
             window = np.ascontiguousarray(image[:, columns])
             part = predict(window, camera.cropped(int(x), 0, width, camera.height))

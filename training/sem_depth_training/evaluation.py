@@ -49,6 +49,9 @@ def run(
     Raises:
         DataError, BundleError, TrainingError, BagError: what is needed cannot be read.
     """
+    for folder in (plots, *(file.parent for file in (json_file, markdown_file) if file is not None)):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)  # an impossible one fails now, not after the work
     predict = predictor_of(
         request.model, request.size, flip=request.flip, windows=request.windows, engine=request.engine
     )
@@ -60,7 +63,8 @@ def run(
         # The crops are made for KITTI's LiDAR; rendered depth is known everywhere.
         everywhere = protocol("none", request.flip, request.windows)
         rendered = read_index(request.streets, request.streets_split)
-        sets[_name(request.streets, request.streets_split)] = (rendered, "none", everywhere)
+        name = _name(request.streets, request.streets_split)
+        sets[f"{name}_no_crop" if name in sets else name] = (rendered, "none", everywhere)
     sets = {name: (_some(frames, request.frames), crop, words) for name, (frames, crop, words) in sets.items()}
     floor = direction_floor(read_index(request.index, request.floor_split)) if request.floor_split else None
     results: dict[str, Evaluation] = {}
@@ -71,12 +75,12 @@ def run(
     contents = {name: result.as_json() for name, result in results.items()}
     for name, content in contents.items():
         print_evaluation(f"{request.model.name} on {name}", content, console)
-    report: dict[str, Any] = {"model": str(request.model), "engine": request.engine, "sets": contents}
+    engine = request.engine if request.model.is_dir() else "torch"
+    report: dict[str, Any] = {"model": str(request.model), "engine": engine, "sets": contents}
     if request.drive is not None:
         report["drive"] = {"bag": request.drive.name, "flicker": _drive_flicker(predict, request.drive)}
         console.print(_drive_words(report["drive"]), markup=False, highlight=False)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if markdown_file is not None:
         parts = [markdown(f"`{request.model.name}` on {name}", content) for name, content in contents.items()]

@@ -15,8 +15,8 @@ from rich.table import Table
 from sem_depth_node.metrics import RANGES, BinnedError, depth_metrics, evaluation_mask, mean_metrics, median_scaled
 from sem_depth_training.boundaries import BoundaryError, boundary_error
 from sem_depth_training.calibration import Calibration
-from sem_depth_training.data.frames import Frame
-from sem_depth_training.evaluate import MAX_DEPTH, Predict
+from sem_depth_training.data.frames import DataError, Frame
+from sem_depth_training.evaluate import MAX_DEPTH, Predict, nothing_to_compare
 from sem_depth_training.flicker import Flicker, log_error
 
 ROW_EDGES = np.linspace(0, 1, 21)  # of the image's height
@@ -101,6 +101,9 @@ def evaluate(
         crop: "garg", "eigen" or "none".
         floor: depth by viewing direction alone, to stand beside it.
         on_frame: called after each frame.
+
+    Raises:
+        DataError: a frame cannot be read, or none has depth to compare.
     """
     out = Evaluation(protocol, crop)
 
@@ -111,6 +114,8 @@ def evaluate(
 
     for _, sequence in groupby(frames, key=lambda frame: (frame.sequence, frame.view, frame.camera)):
         out.flicker.add(map(one, sequence))
+    if not out.frames:
+        raise DataError(nothing_to_compare(frames))
     return out
 
 

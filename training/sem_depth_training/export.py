@@ -55,7 +55,7 @@ def export_bundle(
     Raises TrainingError for a wrong checkpoint, ExportError when ONNX Runtime and torch differ by more than 1e-3.
     """
     state = read_checkpoint(checkpoint)
-    network, config = network_of(state)
+    network, config = network_of(state, checkpoint)
     round_to_half(network)
     settings = config.bundle
     with tempfile.TemporaryDirectory() as scratch:

@@ -27,7 +27,7 @@ def release_weights(checkpoint: Path, output: Path, adjust: Callable[[DepthNetwo
     if output.suffix != RELEASED_SUFFIX:
         raise TrainingError(f"{output}: expected a name that ends in {RELEASED_SUFFIX}")
     state = read_checkpoint(checkpoint)
-    network, _ = network_of(state)
+    network, _ = network_of(state, checkpoint)
     if adjust is not None:
         adjust(network)
     round_to_half(network)

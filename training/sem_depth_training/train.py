@@ -93,7 +93,7 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
     teacher = None
     if config.teacher is not None:
         taught = read_checkpoint(config.teacher.checkpoint)
-        teacher, teacher_config = network_of(taught)
+        teacher, teacher_config = network_of(taught, config.teacher.checkpoint)
         teacher = teacher.requires_grad_(False).to(accelerator.device)
         training_data = _data_of(taught, pretraining(teacher_config)) | training_data
     mixture = Mixture(

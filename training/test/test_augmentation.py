@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from sem_depth_node.camera import CameraModel
 from sem_depth_training.data.augmentation import (
     AugmentationConfig,
+    Crop,
     DepthPoints,
     Sample,
     apply_crop,
     blur,
     join_side_by_side,
-    largest_crop,
     random_crop,
     vary_appearance,
     vary_weather,
@@ -124,7 +124,7 @@ def test_night_is_dark_and_rain_leaves_bright_streaks() -> None:
 
 def test_the_nearer_of_two_points_on_one_pixel_stays() -> None:
     points = DepthPoints(np.array([100, 101], np.int16), np.array([50, 50], np.int16), np.array([30, 5], np.float32))
-    crop = largest_crop(CAMERA, 32, 96)
+    crop = Crop(58, 0, 1125, 375)
     sample = apply_crop(np.zeros((375, 1242, 3), np.uint8), points, None, CAMERA, crop, 32, 96)
     assert sample.depth[sample.depth > 0].tolist() == [5.0]
 

@@ -41,6 +41,23 @@ def test_sizes_must_fit_the_network(tmp_path: Path) -> None:
         read_config(write(tmp_path, sizes=[[100, 200]]))
 
 
+def test_names_seeds_and_ranges_that_would_fail_later_are_refused(tmp_path: Path) -> None:
+    source = {"name": "streets", "index": "index.csv"}
+    with pytest.raises(ConfigError, match=r"data: .*two sources are named streets"):
+        read_config(write(tmp_path, data=[source, source]))
+    with pytest.raises(ConfigError, match=r"seed: .*greater than or equal to 0"):
+        read_config(write(tmp_path, seed=-1))
+    with pytest.raises(ConfigError, match=r"frozen_backbone_blocks: .*greater than or equal to 0"):
+        read_config(write(tmp_path, frozen_backbone_blocks=-1))
+    bundle = {"name": "b", "description": "", "weights_licence": "", "depth_range": [80, 0.5]}
+    with pytest.raises(ConfigError, match=r"bundle\.depth_range: .*nearer first"):
+        read_config(write(tmp_path, bundle=bundle))
+
+
+def test_an_unquoted_no_is_the_precision_no(tmp_path: Path) -> None:
+    assert read_config(write(tmp_path, precision=False)).precision == "no"
+
+
 def test_unset_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEM_DEPTH_NOWHERE", raising=False)
     path = write(tmp_path, data=[{"name": "streets", "index": "${SEM_DEPTH_NOWHERE}/index.csv"}])
@@ -54,4 +71,7 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text("steps: [1", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"broken\.yaml: not valid YAML"):
+        read_config(broken)
+    broken.write_bytes("steps: 1".encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"broken\.yaml: is not UTF-8 text"):
         read_config(broken)

@@ -14,7 +14,7 @@ from sem_depth_training.boundaries import REACH, boundary_error
 from sem_depth_training.calibration import Calibration
 from sem_depth_training.cli import app
 from sem_depth_training.data.frames import DataError, Frame, read_index
-from sem_depth_training.evaluate import Prediction, protocol, with_flip, with_windows
+from sem_depth_training.evaluate import Prediction, frame_metrics, protocol, with_flip, with_windows
 from sem_depth_training.evaluation_report import evaluate
 from sem_depth_training.flicker import Flicker
 from sem_depth_training.floor import direction_floor
@@ -93,6 +93,17 @@ def test_a_boundary_that_is_off_by_four_pixels_is_off_by_four_pixels() -> None:
     assert boundary_error(truth, np.full((60, 120), 20.0, np.float32), 80.0) is None
 
 
+def test_what_a_crop_leaves_unknown_is_neither_a_boundary_nor_a_missing_one() -> None:
+    truth = np.full((80, 120), 20.0, np.float32)
+    truth[:, 60:] = 10
+    cut = truth.copy()
+    cut[:16] = cut[-16:] = np.nan
+    error = boundary_error(cut, truth, 80.0)
+    assert error is not None
+    assert (error.accuracy, error.completeness, error.found) == (0, 0, 1)
+    assert boundary_error(np.full_like(truth, np.nan), truth, 80.0) is None
+
+
 def test_flicker_counts_change_of_error_and_not_an_error_that_stays() -> None:
     steady, breathing, grainy = Flicker(), Flicker(), Flicker()
     wrong = np.full((10, 10), 0.3, np.float32)
@@ -128,6 +139,8 @@ def test_flip_and_windows_agree_with_the_whole_image_where_the_answer_is_known()
     np.testing.assert_allclose(windowed.depth, whole.depth, rtol=1e-6)
     with pytest.raises(DataError, match="at least 3"):
         with_windows(predict_ground, 2, 1.5)(image, CAMERA)
+    with pytest.raises(DataError, match="6 windows of 320 pixels do not differ in an image 320 wide"):
+        with_windows(predict_ground, 6, 4.0)(image, CAMERA)
 
 
 def test_flip_mirrors_the_image_and_the_principal_point() -> None:
@@ -178,7 +191,17 @@ def test_frames_without_an_answer_are_not_counted(index: Path) -> None:
         return Prediction(nothing, np.zeros_like(nothing))
 
     frames: list[Frame] = read_index(index, "val")
-    assert evaluate(blind, frames, protocol()).frames == []
+    with pytest.raises(DataError, match="has no depth in the evaluated range and crop"):
+        evaluate(blind, frames, protocol())
+    with pytest.raises(DataError, match="has no depth in the evaluated range and crop"):
+        frame_metrics(blind, frames)
+
+    def half_blind(image: NDArray[np.uint8], camera: CameraModel) -> Prediction:
+        calls.append(1)
+        return predict_ground(image, camera) if len(calls) > 1 else blind(image, camera)
+
+    calls: list[int] = []
+    assert evaluate(half_blind, frames, protocol()).frames == frames[1:]
 
 
 def test_generated_results_replace_only_what_was_generated(tmp_path: Path) -> None:
@@ -196,12 +219,13 @@ def test_the_command_writes_numbers_tables_and_pictures_of_the_shipped_network(i
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     report = json.loads((out / "e.json").read_text())
-    assert set(report["sets"]) == {"streets/val"}
+    assert set(report["sets"]) == {"streets/val", "streets/val_no_crop"}
     content = report["sets"]["streets/val"]
     assert "mean with the mirrored image" in content["protocol"]
     assert content["frames_evaluated"] == 2
     assert 0 < content["mean"]["abs_rel"] < 5
     assert "| network |" in (out / "e.md").read_text()
     assert {path.name for path in (out / "plots").iterdir()} == {
-        *("streets_val_curves.png", "streets_val_frames.jpg", "weather.jpg", "day_rain_night.jpg")
+        *("streets_val_curves.png", "streets_val_frames.jpg", "weather.jpg", "day_rain_night.jpg"),
+        *("streets_val_no_crop_curves.png", "streets_val_no_crop_frames.jpg"),
     }

@@ -136,7 +136,7 @@ OTHER_BUILD = f"the shipped graphs are those of PyTorch {EXPORTED_WITH}, this is
 
 def test_the_released_weights_export_to_the_shipped_bytes(shipped: ModelBundle, released: Path, tmp_path: Path) -> None:
     state = read_checkpoint(released)
-    network, config = network_of(state)
+    network, config = network_of(state, released)
     round_to_half(network)
     files = export_graphs(network, config.bundle.inputs, tmp_path)
     assert {file.name for file in files} == set(shipped.manifest.files)

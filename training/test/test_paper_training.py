@@ -58,7 +58,7 @@ def test_trains_from_public_weights_and_exports_half_precision_for_one_size_or_m
     config: FitConfig, driving_index: Path, tmp_path: Path
 ) -> None:
     checkpoint = fit(config, tmp_path / "run")
-    network, _ = network_of(read_checkpoint(checkpoint))
+    network, _ = network_of(read_checkpoint(checkpoint), checkpoint)
     public = AutoencoderKL.from_pretrained(tmp_path / "weights" / "vae").encoder.state_dict()
     trained = network.latent_encoder.encoder.state_dict()
     assert all(torch.equal(trained[name], public[name]) for name in public), "the latent encoder is frozen"

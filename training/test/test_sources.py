@@ -182,6 +182,8 @@ def test_waymo_frames_are_rectified_once_and_their_depth_is_where_the_camera_saw
     written = (tmp_path / "prepared" / "index.csv").stat().st_mtime_ns, frames[0].image.stat().st_mtime_ns
     read_sources([source])
     assert frames[0].image.stat().st_mtime_ns == written[1], "prepared once"
+    with pytest.raises(DataError, match=r"prepared: was prepared with .*'every': 1.* name another folder"):
+        read_sources([source.model_copy(update={"every": 2})])
     with pytest.raises(DataError, match=r"nothing: no camera_image/SEGMENT\.parquet"):
         read_sources([source.model_copy(update={"folder": tmp_path / "nothing"})])
 

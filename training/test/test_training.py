@@ -257,7 +257,7 @@ def test_released_weights_are_the_rounded_average_and_start_a_run(config_file: P
     assert str(tmp_path).encode() not in released.read_bytes(), "a release tells folders of the machine that trained"
     assert again.read_bytes() == released.read_bytes()
 
-    network, _ = network_of(read_checkpoint(checkpoint))
+    network, _ = network_of(read_checkpoint(checkpoint), checkpoint)
     round_to_half(network)
     kept = read_checkpoint(released)["average"]
     assert all(torch.equal(kept[name], value) for name, value in network.state_dict().items())

@@ -76,13 +76,6 @@ class Crop:
     flip: bool = False
 
 
-def largest_crop(camera: CameraModel, height: int, width: int) -> Crop:
-    """The largest centred window with the aspect of `width` x `height`."""
-    w = min(camera.width, round(camera.height * width / height))
-    h = min(camera.height, round(w * height / width))
-    return Crop((camera.width - w) // 2, (camera.height - h) // 2, w, h)
-
-
 def random_crop(
     rng: np.random.Generator, camera: CameraModel, height: int, width: int, config: AugmentationConfig
 ) -> Crop:

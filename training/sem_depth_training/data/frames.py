@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sem_depth_node.camera import CameraModel
+from sem_depth_node.image_decoding import cut_short
 
 _COLUMNS = ("split", "sequence", "image", "depth", "fx", "fy", "cx", "cy", "width", "height", "licence")
 
@@ -71,7 +72,13 @@ class Frame:
         return mask > 0
 
     def _read_colours(self, path: Path) -> NDArray[np.uint8]:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); fetch or render it again") from error
+        if codec := cut_short(data):
+            raise DataError(f"{path}: is a {codec} cut short, its end is missing; fetch or render it again")
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
         if image is None:
             raise DataError(f"{path}: cannot be decoded as an image; fetch or render it again")
         self._check_size(path, image)
@@ -111,6 +118,8 @@ def index_frames(index: Path, split: str) -> list[Frame]:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise DataError(f"{index}: cannot be read ({error.strerror}); expected an index.csv of frames") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{index}: is not UTF-8 text ({error.reason}); expected an index.csv of frames") from error
     absent = [name for name in _COLUMNS if not rows or name not in rows[0]]
     if absent:
         raise DataError(f"{index}: lacks the columns {', '.join(absent)}" if rows else f"{index}: has no frames")
@@ -129,6 +138,8 @@ def require_files(frames: Iterable[Frame]) -> None:
 
 
 def _frame(index: Path, line: int, row: dict[str, str]) -> Frame:
+    if cut := [name for name in _COLUMNS if row[name] is None]:
+        raise DataError(f"{index}: line {line} ends before {cut[0]}; expected a value for each column")
     try:
         fx, fy, cx, cy = (float(row[name]) for name in ("fx", "fy", "cx", "cy"))
         camera = CameraModel(int(row["width"]), int(row["height"]), fx, fy, cx, cy)

@@ -116,7 +116,12 @@ def _frames(source: Source) -> list[Frame]:
 
         return selection_frames(source.folder)
     if isinstance(source, WaymoSource):
-        from sem_depth_training.data.waymo import prepare_waymo
+        try:
+            from sem_depth_training.data.waymo import prepare_waymo
+        except ImportError as error:
+            raise DataError(
+                f"{source.folder}: reading Waymo needs pyarrow ({error}); pip install 'pyarrow>=12'"
+            ) from error
 
         index = prepare_waymo(source.folder, source.prepared, source.cameras, source.every, source.width)
         return index_frames(index, "train")

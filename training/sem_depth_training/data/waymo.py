@@ -1,6 +1,7 @@
 """Frames of the Waymo Open Dataset 2, rectified once into an index.csv with LiDAR depth."""
 
 import csv
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ LICENCE = "Waymo Dataset License Agreement for Non-Commercial Use"
 def prepare_waymo(folder: Path, output: Path, cameras: Sequence[str], every: int, width: int) -> Path:
     """Write images without distortion and the depth that all lasers saw of them; returns the index.csv, split "train".
 
-    Each segment is done once: what `output` has of it is taken as it is, so choose another folder for other settings.
+    Each segment is done once, with the settings that are noted in `output`/settings.json.
 
     Args:
         folder: of the data set, with the folders of components in it.
@@ -33,11 +34,17 @@ def prepare_waymo(folder: Path, output: Path, cameras: Sequence[str], every: int
         width: pixels; larger images are reduced to it.
 
     Raises:
-        DataError: `folder` has no segments, or one is damaged.
+        DataError: `folder` has no segments, one is damaged, or `output` was prepared with other settings.
     """
+    settings = {"cameras": list(cameras), "every": every, "width": width}
+    noted = output / "settings.json"
+    if noted.is_file() and (found := json.loads(noted.read_text(encoding="utf-8"))) != settings:
+        raise DataError(f"{output}: was prepared with {found}, the configuration says {settings}; name another folder")
     names = segment_names(folder)
     if not names:
         raise DataError(f"{folder}: no camera_image/SEGMENT.parquet; expected the Waymo Open Dataset 2")
+    output.mkdir(parents=True, exist_ok=True)
+    noted.write_text(json.dumps(settings) + "\n", encoding="utf-8")
     rows: list[dict[str, str]] = []
     for name in names:
         part = output / name / "index.csv"

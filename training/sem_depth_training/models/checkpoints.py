@@ -17,7 +17,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionModel
 
 from sem_depth_training.models.seecoder import SeeCoder
 from sem_depth_training.models.stable_diffusion import SD15_UNET, SD15_VAE, LatentEncoder
@@ -82,11 +82,6 @@ def load_clip_vision(folder: Path) -> CLIPVisionModel:
     if report["missing_keys"]:
         raise CheckpointError(f"{folder}: missing {_some(report['missing_keys'])}")
     return model
-
-
-def clip_vision_config(folder: Path) -> CLIPVisionConfig:
-    """The configuration of a CLIP image encoder in a transformers folder."""
-    return CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

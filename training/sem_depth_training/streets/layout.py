@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -567,18 +566,3 @@ def all_overlaps(boxes: Sequence[SolidBox]) -> list[tuple[SolidBox, SolidBox]]:
     low, high = corners.min(1), corners.max(1)
     near = ((low[:, None] < high[None]) & (low[None] < high[:, None])).all(-1)
     return [(boxes[i], boxes[j]) for i, j in np.argwhere(np.triu(near, 1)) if boxes[i].overlaps(boxes[j])]
-
-
-def layout_fingerprint(layout: StreetLayout) -> tuple[Any, ...]:
-    """A value that two layouts share exactly when they are the same street."""
-    return (
-        layout.style,
-        layout.section,
-        layout.ego_lane,
-        tuple(layout.models),
-        tuple(layout.buildings),
-        tuple(layout.posts),
-        tuple(layout.barriers),
-        tuple(layout.crossings),
-        layout.terrain,
-    )

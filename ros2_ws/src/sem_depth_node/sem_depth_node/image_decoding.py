@@ -111,7 +111,11 @@ class ImageDecoder:
         if not any(codec in name for codec in ("jpeg", "jpg", "png")) or "compresseddepth" in name:
             raise BadInput("unknown_encoding", f"compressed image format is {image.format!r}, expected jpeg or png")
         data = np.frombuffer(image.data, np.uint8)
-        _check_whole(data.tobytes(), image.format)
+        if codec := cut_short(data.tobytes()):
+            raise BadInput(
+                "undecodable",
+                f"compressed image ({image.format!r}, {data.size} bytes) is a {codec} cut short, its end is missing",
+            )
         try:
             # The camera's calibration is for the stored pixels, so a rotation noted in EXIF is not for us.
             decoded = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -189,11 +193,11 @@ def _of(image: ImageMessage) -> str:
     return f"image {image.width}x{image.height} {image.encoding}"
 
 
-def _check_whole(data: bytes, name: str) -> None:
-    """Refuse a file cut short: the decoders would fill the rest with grey and call it an image."""
-    for start, end, codec in ((b"\xff\xd8", b"\xff\xd9", "jpeg"), (b"\x89PNG", b"IEND", "png")):
-        if data.startswith(start) and end not in data:
-            raise BadInput(
-                "undecodable",
-                f"compressed image ({name!r}, {len(data)} bytes) is a {codec} cut short, its end is missing",
-            )
+def cut_short(data: bytes) -> str | None:
+    """ "jpeg" or "png" for such a file whose end is missing: decoders fill the rest with grey and call it an image.
+
+    A jpeg ends with the marker EOI after its last scan (ISO/IEC 10918-1); that of a thumbnail comes before.
+    """
+    if data.startswith(b"\xff\xd8"):
+        return None if data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") else "jpeg"
+    return "png" if data.startswith(b"\x89PNG") and b"IEND" not in data else None
