@@ -51,6 +51,19 @@ def stereo_labels(
     console.print(f"{complete_index(pairs, output, baseline)}")
 
 
+@app.command("write-index")
+def write_index(
+    sources: Annotated[Path, typer.Argument(help="YAML file with a section `data`, as configurations have it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the index.csv.")],
+    split: Annotated[str, typer.Option(help="What the index calls these frames.")] = "val",
+) -> None:
+    """Make an index.csv of data sets in their official layouts, Eigen's split among them, to evaluate and export by."""
+    from sem_depth_training.config import read_source_config
+    from sem_depth_training.data.source_index import write_source_index
+
+    print(write_source_index(read_source_config(sources).data, output, split))
+
+
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A checkpoint.pt of a run, or a bundle's folder (its shipped files).")],

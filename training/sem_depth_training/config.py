@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -24,6 +24,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+_Config = TypeVar("_Config", bound=_Strict)
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
@@ -155,8 +156,23 @@ class FitConfig(_Strict):
         return self
 
 
+class SourcesConfig(_Strict):
+    """Data alone: what `FitConfig` has under the same key."""
+
+    data: Annotated[list[Source], Field(min_length=1)]
+
+
 def read_config(path: Path) -> FitConfig:
     """Read and validate a YAML configuration. Raises ConfigError naming the file and every wrong key."""
+    return _read(path, FitConfig)
+
+
+def read_source_config(path: Path) -> SourcesConfig:
+    """Read and validate a YAML file with the section `data` alone. Raises ConfigError as `read_config` does."""
+    return _read(path, SourcesConfig)
+
+
+def _read(path: Path, model: type[_Config]) -> _Config:
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -168,7 +184,7 @@ def read_config(path: Path) -> FitConfig:
     if not isinstance(fields, dict):
         raise ConfigError(f"{path}: expected keys and values at the top")
     try:
-        return FitConfig.model_validate(_expand(fields, path))
+        return model.model_validate(_expand(fields, path))
     except ValidationError as error:
         problems = "\n".join(
             f"  {'.'.join(map(str, problem['loc'])) or 'configuration'}: {problem['msg']}"

@@ -8,11 +8,14 @@ import kitti_samples as kitti
 import numpy as np
 import pytest
 import waymo_samples as waymo
+import yaml
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from sem_depth_node.metrics import evaluation_mask
-from sem_depth_training.config import ConfigError, read_config
-from sem_depth_training.data.frames import DataError
+from sem_depth_training.cli import app
+from sem_depth_training.config import ConfigError, read_config, read_source_config
+from sem_depth_training.data.frames import DataError, read_index
 from sem_depth_training.data.kitti import eigen_frames
 from sem_depth_training.data.sources import (
     IndexSource,
@@ -107,6 +110,25 @@ def test_all_that_is_missing_in_all_sources_is_named_together(eigen: KittiSource
     (drive / "image_02" / "data" / "0000000002.png").write_bytes(b"x")
     (frames,) = read_sources([eigen.model_copy(update={"without_depth": "skip"})])
     assert len(frames) == 3
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_an_index_of_a_source_has_its_frames(eigen: KittiSource, tmp_path: Path, annotated: bool) -> None:
+    source = eigen if annotated else eigen.model_copy(update={"depth": None})
+    sources = tmp_path / "sources.yaml"
+    sources.write_text(yaml.safe_dump({"data": [source.model_dump(mode="json")]}), encoding="utf-8")
+    run = CliRunner().invoke(app, ["write-index", str(sources), "-o", str(tmp_path / "eigen"), "--split", "test"])
+    assert run.exit_code == 0, run.output
+    (expected,), found = read_sources([source]), read_index(tmp_path / "eigen" / "index.csv", "test")
+    assert len(found) == len(expected) == 4
+    for one, other in zip(found, expected, strict=True):
+        assert (one.image, one.camera, one.sequence, one.licence) == (
+            *(other.image, other.camera, other.sequence, other.licence),
+        )
+        np.testing.assert_allclose(one.read_depth(), other.read_depth(), atol=1 / 512)
+    sources.write_text("data: []\nsteps: 3\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"sources\.yaml:(.|\n)*data: (.|\n)*steps: "):
+        read_source_config(sources)
 
 
 def test_wrong_split_files_say_what_is_wrong(eigen: KittiSource, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from rich.console import Console
 
 from sem_depth_training.averaging import WeightAverage
@@ -27,7 +28,7 @@ from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.networks import network_for
 from sem_depth_training.released_weights import release_weights
 from sem_depth_training.sample_pictures import sample_pictures
-from sem_depth_training.train import _make_folder, _predict, _terms, fit, precision_remark
+from sem_depth_training.train import _make_folder, _parameter_groups, _predict, _schedule, _terms, fit, precision_remark
 
 
 @pytest.fixture
@@ -183,6 +184,69 @@ def test_a_signal_to_the_main_process_while_the_latent_encoder_trains_stops_all(
     assert run.run.returncode == 0, "".join(told)
     assert "of the autoencoder; run the same command again" in "".join(told)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["latent_encoder_unfinished.pt"]
+
+
+@pytest.fixture
+def another_precision() -> Iterator[None]:
+    """accelerate keeps the precision of a process's first run for all of them."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("another_precision")
+def test_accumulated_batches_are_one_step_and_resume_exactly(config_file: Path, tmp_path: Path) -> None:
+    config = read_config(config_file).model_copy(update={"accumulate": 2, "precision": "bf16", "checkpoint_every": 1})
+    fit(config, tmp_path / "killed", KillAt("step 2/5"))
+    resumed, whole = (read_checkpoint(fit(config, tmp_path / name)) for name in ("killed", "whole"))
+    assert resumed["step"] == whole["step"] == 5
+    assert all(torch.equal(resumed["network"][name], value) for name, value in whole["network"].items())
+    once = read_checkpoint(fit(config.model_copy(update={"accumulate": 1}), tmp_path / "once"))
+    name = "decoder.head.weight"
+    assert not torch.equal(once["network"][name], whole["network"][name])
+
+
+def test_gradient_checkpointing_changes_memory_and_not_the_weights(config_file: Path, tmp_path: Path) -> None:
+    config = read_config(config_file).model_copy(update={"steps": 2, "conditioning": "seecoder"})
+    fit(config, tmp_path / "plain")
+    recomputed = config.model_copy(update={"gradient_checkpointing": True})
+    shutil.copytree(tmp_path / "plain", tmp_path / "recomputed", ignore=lambda *_: ["checkpoint.pt"])
+    plain, again = (
+        read_checkpoint(tmp_path / "plain" / "checkpoint.pt"),
+        read_checkpoint(fit(recomputed, tmp_path / "recomputed")),
+    )
+    for name, value in plain["network"].items():
+        torch.testing.assert_close(again["network"][name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_rates_warm_up_and_fall_by_a_cosine_each_part_with_its_own_peak(config_file: Path) -> None:
+    config = read_config(config_file).model_copy(
+        update={"steps": 110, "warmup_steps": 10, "learning_rate": 1e-3, "backbone_learning_rate": 1e-4}
+    )
+    factor = _schedule(config)
+    assert [factor(step) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert [factor(step) for step in (10, 60, 110)] == pytest.approx([1.0, 0.505, 0.01])
+    network = network_for(config, for_training=True)
+    peaks = {
+        id(parameter): group["peak"] for group in _parameter_groups(network, config) for parameter in group["params"]
+    }
+    for name, parameter in network.named_parameters():
+        frozen = name.startswith("latent_encoder.") or not parameter.requires_grad
+        expected = None if frozen else 1e-4 if name.startswith("semantic_encoder.backbone.") else 1e-3
+        assert peaks.get(id(parameter)) == expected, name
+
+
+def test_the_average_of_weights_follows_them_with_its_decay() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(layer.weight)
+    average = WeightAverage(layer, 0.9)
+    torch.nn.init.ones_(layer.weight)
+    average.update(layer, 10_000)
+    assert average.state["weight"].item() == pytest.approx(0.1)
+    average.update(layer, 10_000)
+    assert average.state["weight"].item() == pytest.approx(0.19)
+    average.update(layer, 0)  # at first it hardly remembers
+    assert average.state["weight"].item() == pytest.approx(0.19 * 0.1 + 0.9)
 
 
 def test_losses_told_after_a_resume_are_means_of_what_was_done_since(config_file: Path, tmp_path: Path) -> None:

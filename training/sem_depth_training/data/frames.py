@@ -1,9 +1,10 @@
 """Frames: an image, its camera, and depth measured or rendered for it; and the index.csv that lists them."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -135,6 +136,32 @@ def require_files(frames: Iterable[Frame]) -> None:
     if missing:
         shown = "\n  ".join(map(str, missing[:50])) + (f"\n  and {len(missing) - 50} more" if len(missing) > 50 else "")
         raise DataError(f"{len(missing)} files are missing:\n  {shown}")
+
+
+def write_index(index: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write an index.csv, one row a frame, whole or not at all. Raises DataError where it cannot be written."""
+    partial = index.with_suffix(".partial")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]) if rows else _COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(index)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(f"{index}: cannot be written ({error.strerror}); free space there") from error
+
+
+def write_picture(path: Path, pixels: NDArray[Any]) -> None:
+    """Write an image file by its suffix. Raises DataError where it cannot be written."""
+    if not cv2.imwrite(str(path), pixels):
+        raise DataError(f"{path}: cannot be written; is the disk full?")
+
+
+def write_depth(path: Path, depth: NDArray[np.float32]) -> None:
+    """Write metres [H, W], 0 where nothing is known, as the 16-bit PNG that `Frame.read_depth` reads; see
+    `write_picture`."""
+    write_picture(path, (depth * 256).round().clip(0, 65535).astype(np.uint16))
 
 
 def _frame(index: Path, line: int, row: dict[str, str]) -> Frame:

@@ -5,7 +5,6 @@ there. The second camera sees it: semi-global matching (Hirschmüller, PAMI 2008
 check fills what the LiDAR left open. Measured depth is kept as it is.
 """
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sem_depth_training.data.frames import DataError, Frame, read_index
+from sem_depth_training.data.frames import DataError, Frame, read_index, write_depth, write_index, write_picture
 from sem_depth_training.data.sky import MIN_CONTRAST, contrast, near_measured, sky_mask
 
 DISPARITIES = 192
@@ -53,17 +52,14 @@ def complete_index(pairs: Iterable[tuple[Frame, Frame]], output: Path, baseline:
             fill[::_STRIDE, ::_STRIDE] = (found & open_to_stereo)[::_STRIDE, ::_STRIDE]
             depth[fill] = np.float32(frame.camera.fx * baseline) / disparity[fill]
             name = f"{number:05d}{'l' if frame is left else 'r'}"
-            _write(output / f"{name}.png", (depth * 256).round().clip(0, 65535).astype(np.uint16))
+            write_depth(output / f"{name}.png", depth)
             sky = sky_mask(image, near_measured(found | (depth > 0)))
-            _write(output / f"{name}_sky.png", sky.astype(np.uint8) * 255)
+            write_picture(output / f"{name}_sky.png", sky.astype(np.uint8) * 255)
             rows.append(_row(frame, name))
     if not rows:
         raise DataError(f"{output}: no stereo pairs to complete, expected at least one")
     target = output / "index.csv"
-    with target.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_index(target, rows)
     return target
 
 
@@ -150,8 +146,3 @@ def _row(frame: Frame, name: str) -> dict[str, object]:
         "gt_kind": "lidar and stereo",
         "licence": frame.licence,
     }
-
-
-def _write(path: Path, image: NDArray[np.integer]) -> None:
-    if not cv2.imwrite(str(path), image):
-        raise DataError(f"{path}: cannot be written; is the disk full?")

@@ -16,7 +16,7 @@ from sem_depth_node.bags.waymo.segment import WaymoCamera, WaymoError, WaymoFram
 from sem_depth_node.camera import CameraModel
 from sem_depth_node.lidar import remove_hidden, sparse_depth
 from sem_depth_node.transforms import BODY_FROM_OPTICAL
-from sem_depth_training.data.frames import DataError
+from sem_depth_training.data.frames import DataError, write_depth, write_index, write_picture
 
 LICENCE = "Waymo Dataset License Agreement for Non-Commercial Use"
 
@@ -51,14 +51,14 @@ def prepare_waymo(folder: Path, output: Path, cameras: Sequence[str], every: int
         if not part.is_file():
             part.parent.mkdir(parents=True, exist_ok=True)
             try:
-                _write_index(part, list(_prepared(ParquetSegment(folder, name), part.parent, cameras, every, width)))
+                write_index(part, list(_prepared(ParquetSegment(folder, name), part.parent, cameras, every, width)))
             except WaymoError as error:
                 raise DataError(str(error)) from error
         with part.open(newline="", encoding="utf-8") as file:
             rows.extend(csv.DictReader(file))
     if not rows:
         raise DataError(f"{folder}: none of its {len(names)} segments has images of {', '.join(cameras)}")
-    _write_index(output / "index.csv", rows)
+    write_index(output / "index.csv", rows)
     return output / "index.csv"
 
 
@@ -76,8 +76,8 @@ def _prepared(
             pixels, rectified = _rectified(image, camera.model, width, f"segment {segment.name}, camera {name}")
             depth = remove_hidden(sparse_depth(_in_camera(points, camera, image), rectified), rectified)
             stem = f"{number:03d}_{name}"
-            _write(folder / f"{stem}.jpg", pixels)
-            _write(folder / f"{stem}.png", (depth * 256).round().clip(0, 65535).astype(np.uint16))
+            write_picture(folder / f"{stem}.jpg", pixels)
+            write_depth(folder / f"{stem}.png", depth)
             yield {
                 "split": "train",
                 "sequence": f"{segment.name}_{name}",
@@ -121,20 +121,3 @@ def _rectified(image: WaymoImage, model: CameraModel, width: int, what: str) -> 
         straight = cv2.resize(straight, (width, height), interpolation=cv2.INTER_AREA)
         rectified = rectified.resized(width, height)
     return straight, rectified  # type: ignore[return-value]
-
-
-def _write_index(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]) if rows else ["split"])
-            writer.writeheader()
-            writer.writerows(rows)
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); free space there") from error
-
-
-def _write(path: Path, image: NDArray[Any]) -> None:
-    if not cv2.imwrite(str(path), image):
-        raise DataError(f"{path}: cannot be written; is the disk full?")
