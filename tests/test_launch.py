@@ -58,7 +58,8 @@ def test_the_manifest_names_every_ros_package_that_is_imported(package: Path) ->
 def test_manifest_and_setup_have_the_same_version(package: Path) -> None:
     manifest = ElementTree.parse(package / "package.xml").getroot()
     setup = (package / "setup.py").read_text()
-    for name, value in (("version", manifest.findtext("version")), ("license", manifest.findtext("license"))):
+    licences = " AND ".join(str(licence.text) for licence in manifest.findall("license"))
+    for name, value in (("version", manifest.findtext("version")), ("license", licences)):
         assert f'{name}="{value}"' in setup
 
 

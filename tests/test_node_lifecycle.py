@@ -9,13 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rclpy
 from lifecycle_msgs.msg import Transition
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.context import Context
+from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from running_node import Bench, RunningNode, bench, free_domain, wait_for
 from scenes import LEFT, SECOND, image_message, info_message, metric_depth, plane
+from sensor_msgs.msg import Image
 from tiny_bundle import write_tiny_bundle
 
 from sem_depth_node.bundle import ModelBundle, sha256_of
+from sem_depth_node.ros.outputs import DepthOutputs
+from sem_depth_node.ros.subscription import AdaptiveSubscription
 
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
 VOLATILE, TRANSIENT_LOCAL = DurabilityPolicy.VOLATILE, DurabilityPolicy.TRANSIENT_LOCAL
@@ -148,6 +155,9 @@ def test_it_answers_while_it_loads(
     assert not unconfigured.transition(CLEANUP)
     node.said("transition 2 refused: another one is in progress")
     assert unconfigured.set(fit="letterbox").successful
+    refused = unconfigured.set(engine="openvino")
+    assert not refused.successful, "what it configures with is fixed from the beginning"
+    assert "engine" in refused.reason
     assert unconfigured.state() == "configuring", "the answers above came while it loaded"
     assert not answer()
     node.said("cannot configure", "a_weights.bin", "sha256 is")
@@ -226,6 +236,73 @@ def test_the_subscriptions_follow_the_publishers(unconfigured: Bench, tiny_bundl
         second.advertise("image", BEST_EFFORT)
         wait_for(lambda: robot.subscribed_as("/image") == (BEST_EFFORT, VOLATILE), "a best effort subscription")
     wait_for(lambda: robot.subscribed_as("/image") == (RELIABLE, TRANSIENT_LOCAL), "the reliable one again")
+
+
+def test_a_topic_of_another_type_is_told_with_what_to_do(unconfigured: Bench, tiny_bundle: ModelBundle) -> None:
+    assert unconfigured.set(bundle=str(tiny_bundle.folder)).successful
+    assert unconfigured.transition(CONFIGURE)
+    assert unconfigured.transition(ACTIVATE)
+    with bench(unconfigured.domain) as second:
+        second.advertise("image", RELIABLE, compressed=True)
+        status, values = unconfigured.diagnosis("frames", lambda _, values: "last wrong_type" in values)
+    words = (
+        "/image carries sensor_msgs/msg/CompressedImage, expected sensor_msgs/msg/Image: set the parameter compressed"
+    )
+    assert words in values["last wrong_type"]
+    assert words in status.message
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("/depth/points:\n        publisher:\n          reliability: bogus", "depth/points cannot be published: "),
+        ("/image:\n        subscription:\n          reliability: bogus", "cannot activate: qos_overrides./image"),
+        ("/image:\n        subscription:\n          depth: -3", "cannot activate: /image cannot be subscribed to: "),
+    ],
+)
+def test_a_wrong_override_fails_with_one_line_and_leaves_nothing(
+    tiny_bundle: ModelBundle, tmp_path: Path, override: str, words: str
+) -> None:
+    file = tmp_path / "qos.yaml"
+    file.write_text(f"/**:\n  ros__parameters:\n    qos_overrides:\n      {override}\n")
+    parameters = {"bundle": str(tiny_bundle.folder), "engine": "onnxruntime", "autostart": False}
+    domain = free_domain()
+    with RunningNode(domain, parameters, "--params-file", str(file)) as node, bench(domain) as robot:
+        for _ in range(2):
+            if robot.transition(CONFIGURE):
+                assert not robot.transition(ACTIVATE)
+                assert robot.state() == "inactive"
+                assert robot.transition(CLEANUP)
+        node.said(words)
+        wait_for(lambda: not robot.ros.count_publishers("/depth/image"), "no publisher that was left behind")
+        wait_for(lambda: not robot.ros.count_subscribers("/camera_info"), "no subscription that was left behind")
+        assert not any("Traceback" in line for line in node.log)
+
+
+def test_wrong_ros_arguments_end_it_with_one_line() -> None:
+    node = RunningNode(free_domain(), {}, "--params-file", "/nowhere/parameters.yaml")
+    assert node.wait() == 2
+    assert any(line.startswith("sem_depth_node: wrong arguments: ") for line in node.log)
+    assert not any("Traceback" in line for line in node.log)
+
+
+def test_what_is_destroyed_has_no_event_that_its_callback_group_would_wait_for() -> None:
+    # rclpy locks a callback group forever when an event is due while its publisher or subscription is destroyed.
+    context = Context()
+    rclpy.init(context=context, domain_id=free_domain())
+    node = LifecycleNode("destroys", context=context)
+    group = MutuallyExclusiveCallbackGroup()
+    subscription = AdaptiveSubscription(node, Image, "image", lambda _: None, 1, group)
+    outputs = DepthOutputs(node)
+    made = [entity for entity in (*node.subscriptions, *node.publishers) if "image" in entity.topic_name]
+    assert {entity.topic_name for entity in made} == {"/image", "/depth/image"}
+    assert [entity.event_handlers for entity in made] == [[], []]
+    subscription.destroy()
+    assert subscription.adapt() is None
+    assert not any(entity.topic_name == "/image" for entity in node.subscriptions), "destroyed, it stays so"
+    outputs.destroy()
+    node.destroy_node()
+    rclpy.shutdown(context=context)
 
 
 def test_an_override_ends_the_adapting(tiny_bundle: ModelBundle, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from launch_ros.actions import LifecycleNode
 
 SHARE = Path(get_package_share_directory("sem_depth_node"))
 BOOLEAN = ["true", "false"]
+FROM_FILE = ["", *BOOLEAN]  # empty: what the parameter file says
 
 
 def _argument(name: str, default: str, description: str, choices: list[str] | None = None) -> DeclareLaunchArgument:
@@ -24,11 +25,17 @@ ARGUMENTS = [
     _argument(
         "cameras",
         "front,front_left,front_right,side_left,side_right",
-        "Names of the cameras, with commas between. Each has its outputs below its name: front/depth/image and so on.",
+        "Names of the cameras, with commas between, whatever the parameter file says. Each has its outputs below its "
+        "name: front/depth/image and so on.",
     ),
     _argument("image", "{camera}/image", "Topic of a camera's images; {camera} stands for its name."),
     _argument("camera_info", "{camera}/camera_info", "Topic of a camera's calibration; {camera} stands for its name."),
-    _argument("compressed", "false", "The image topics carry sensor_msgs/CompressedImage (jpeg, png).", BOOLEAN),
+    _argument(
+        "compressed",
+        "",
+        "The image topics carry sensor_msgs/CompressedImage (jpeg, png); empty takes the parameter file's.",
+        FROM_FILE,
+    ),
     _argument(
         "lidar", "", "Topic of a LiDAR to check the scale of every camera's depth against; empty checks nothing."
     ),
@@ -42,11 +49,18 @@ ARGUMENTS = [
     _argument(
         "workers",
         "2",
-        "Frames of different cameras in work at once; 2 keeps the network busy while frames are decoded and published.",
+        "Frames of different cameras in work at once, whatever the parameter file says; 2 keeps the network busy while "
+        "frames are decoded and published.",
     ),
     _argument("params_file", str(SHARE / "config" / "sem_depth.yaml"), "YAML file with parameters of the node."),
-    _argument("autostart", "true", "Configure and activate at once; false leaves it to a lifecycle manager.", BOOLEAN),
-    _argument("use_sim_time", "false", "Take the time from /clock.", BOOLEAN),
+    _argument(
+        "autostart",
+        "",
+        "Configure and activate at once; false leaves it to a lifecycle manager; empty takes the parameter file's, or "
+        "true.",
+        FROM_FILE,
+    ),
+    _argument("use_sim_time", "", "Take the time from /clock; empty takes the parameter file's, or false.", FROM_FILE),
     _argument("namespace", "", "Namespace of the node, of the cameras and of all topics with relative names."),
     _argument("node_name", "sem_depth", "Name of the node."),
     _argument(
@@ -60,11 +74,12 @@ ARGUMENTS = [
 
 
 def _node(context: LaunchContext) -> list[LifecycleNode]:
-    """The node, with those parameters that were given as arguments over those of the file."""
+    """The node, with those parameters that were given as arguments over those of the file, and `cameras` and `workers`
+    in any case."""
     given = context.launch_configurations
     cameras = [name.strip() for name in given["cameras"].split(",")]
     parameters: dict[str, object] = {name: given[name] for name in ("bundle", "engine") if given[name]}
-    parameters |= {name: given[name] == "true" for name in ("compressed", "autostart", "use_sim_time")}
+    parameters |= {name: given[name] == "true" for name in ("compressed", "autostart", "use_sim_time") if given[name]}
     parameters |= {"cameras": cameras, "workers": int(given["workers"])}
     if given["lidar"]:
         parameters["scale_check_lidar"] = given["lidar"]

@@ -6,11 +6,12 @@ from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
-from launch.substitutions import LaunchConfiguration
+from launch.substitutions import LaunchConfiguration, PythonExpression
 from launch_ros.actions import LifecycleNode, Node
 
 SHARE = Path(get_package_share_directory("sem_depth_node"))
 BOOLEAN = ["true", "false"]
+FROM_FILE = ["", *BOOLEAN]  # empty: what the parameter file says
 
 
 def _argument(name: str, default: str, description: str, choices: list[str] | None = None) -> DeclareLaunchArgument:
@@ -20,7 +21,12 @@ def _argument(name: str, default: str, description: str, choices: list[str] | No
 ARGUMENTS = [
     _argument("image", "image", "Topic of the camera's images."),
     _argument("camera_info", "camera_info", "Topic of the camera's calibration."),
-    _argument("compressed", "false", "The image topic carries sensor_msgs/CompressedImage (jpeg, png).", BOOLEAN),
+    _argument(
+        "compressed",
+        "",
+        "The image topic carries sensor_msgs/CompressedImage (jpeg, png); empty takes the parameter file's.",
+        FROM_FILE,
+    ),
     _argument("bundle", "", "Folder of the model bundle; empty takes the parameter file's, or the one that ships."),
     _argument(
         "engine",
@@ -29,8 +35,14 @@ ARGUMENTS = [
         ["", "auto", "tensorrt", "openvino", "onnxruntime"],
     ),
     _argument("params_file", str(SHARE / "config" / "sem_depth.yaml"), "YAML file with parameters of the node."),
-    _argument("autostart", "true", "Configure and activate at once; false leaves it to a lifecycle manager.", BOOLEAN),
-    _argument("use_sim_time", "false", "Take the time from /clock.", BOOLEAN),
+    _argument(
+        "autostart",
+        "",
+        "Configure and activate at once; false leaves it to a lifecycle manager; empty takes the parameter file's, or "
+        "true.",
+        FROM_FILE,
+    ),
+    _argument("use_sim_time", "", "Take the time from /clock; empty takes the parameter file's, or false.", FROM_FILE),
     _argument("namespace", "", "Namespace of the node and of its topics with relative names."),
     _argument("node_name", "sem_depth", "Name of the node."),
     _argument("rviz", "false", "Show image, depth and cloud in RViz.", BOOLEAN),
@@ -48,19 +60,16 @@ ARGUMENTS = [
 def _node(context: LaunchContext) -> list[LifecycleNode]:
     """The node, with those parameters that were given as arguments over those of the file."""
     given = {name: context.launch_configurations[name] for name in ("bundle", "engine")}
-    flags = {
-        name: context.launch_configurations[name] == "true" for name in ("compressed", "autostart", "use_sim_time")
-    }
+    flags = {name: context.launch_configurations[name] for name in ("compressed", "autostart", "use_sim_time")}
+    parameters: dict[str, object] = {name: value for name, value in given.items() if value}
+    parameters |= {name: value == "true" for name, value in flags.items() if value}
     return [
         LifecycleNode(
             package="sem_depth_node",
             executable="sem_depth_node",
             name=LaunchConfiguration("node_name"),
             namespace=LaunchConfiguration("namespace"),
-            parameters=[
-                LaunchConfiguration("params_file"),
-                {name: value for name, value in given.items() if value} | flags,
-            ],
+            parameters=[LaunchConfiguration("params_file"), parameters],
             remappings=[
                 ("image", LaunchConfiguration("image")),
                 ("camera_info", LaunchConfiguration("camera_info")),
@@ -87,7 +96,9 @@ def generate_launch_description() -> LaunchDescription:
                 namespace=LaunchConfiguration("namespace"),
                 arguments=["-d", str(SHARE / "rviz" / "sem_depth.rviz"), "-f", LaunchConfiguration("rviz_frame")],
                 remappings=[("image", LaunchConfiguration("image"))],
-                parameters=[{"use_sim_time": LaunchConfiguration("use_sim_time")}],
+                parameters=[
+                    {"use_sim_time": PythonExpression(["'", LaunchConfiguration("use_sim_time"), "' == 'true'"])}
+                ],
                 condition=IfCondition(LaunchConfiguration("rviz")),
                 output="screen",
             ),

@@ -162,8 +162,15 @@ class ModelBundle:
         folder = Path(folder).expanduser()
         path = folder / MANIFEST_NAME
         manifest = _read_manifest(path)
-        for name, expected in sorted(manifest.files.items()):
-            file = folder / name
+        bundle = cls(folder, manifest)
+        bundle.check_files()
+        return bundle
+
+    def check_files(self) -> None:
+        """Raises BundleError where a file is missing or its sha256 is not the manifest's (any more)."""
+        path = self.folder / MANIFEST_NAME
+        for name, expected in sorted(self.manifest.files.items()):
+            file = self.folder / name
             if not file.is_file():
                 raise BundleError(f"{file}: missing, but field 'files' of {path} lists it; copy the whole bundle again")
             found = sha256_of(file)
@@ -172,7 +179,6 @@ class ModelBundle:
                     f"{file}: sha256 is {found}, but field 'files' of {path} says {expected}; "
                     "the file was changed or not copied whole"
                 )
-        return cls(folder, manifest)
 
     @property
     def inputs(self) -> tuple[BundleInput, ...]:

@@ -257,6 +257,16 @@ def test_a_deferred_input_that_cannot_be_opened_says_so_at_every_image(tmp_path:
         engine.close()
 
 
+def test_a_deferred_input_is_not_opened_from_files_that_changed_meanwhile(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    wide, narrow = open_engines(bundle, "onnxruntime", defer=True)
+    file = bundle.inputs[1].path
+    file.write_bytes(bundle.inputs[0].path.read_bytes())
+    with pytest.raises(EngineError, match=rf"{file.name}: sha256 is .* configure the node again"):
+        narrow.infer(np.zeros((narrow.height, narrow.width, 3), np.uint8))
+    assert wide.infer(np.zeros((wide.height, wide.width, 3), np.uint8)).depth.shape == (wide.height, wide.width)
+
+
 def test_engines_that_take_long_to_build_are_not_deferred(
     tiny_bundle: ModelBundle, machine_with_gpu: RecordingTensorRt, own_cache: Path
 ) -> None:

@@ -165,6 +165,21 @@ def test_cropping_and_scaling_change_k_and_p_alike() -> None:
     assert (u / w, v / w) == pytest.approx(expected)
 
 
+def test_where_the_source_has_no_p_it_is_k() -> None:
+    info = source()
+    info.p = [0.0] * 12
+    camera = CAMERA.cropped(100, 20, 1000, 300)
+    made = depth_camera_info(Header(), info, from_projection=False, camera=camera)
+    np.testing.assert_array_equal(np.reshape(made.p, (3, 4)), np.column_stack((camera.K, np.zeros(3))))
+
+
+def test_a_k_without_its_last_row_serves_as_it_does_for_depth() -> None:
+    info = source()
+    info.k[8] = 0.0
+    made = depth_camera_info(Header(), info, from_projection=False, camera=CAMERA)
+    np.testing.assert_allclose(made.p, source().p, atol=1e-9)
+
+
 def test_of_a_rectified_camera_k_and_p_are_one_and_distortion_is_gone() -> None:
     camera = CameraModel(1242, 375, 700, 700, 600, 180).resized(621, 187)
     info = depth_camera_info(Header(), source(), from_projection=True, camera=camera)

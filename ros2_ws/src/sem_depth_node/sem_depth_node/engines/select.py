@@ -131,7 +131,7 @@ def open_engines(
     try:
         for size in chosen:
             if defer and engines and engines[0].opens_quickly:
-                opening = functools.partial(create_engine, bundle, size, engine, **options)
+                opening = functools.partial(_open_later, bundle, size, engine, **options)
                 engines.append(DeferredEngine(size, opening, engines[0].concurrent))
             else:
                 engines.append(create_engine(bundle, size, engine, **options))
@@ -140,3 +140,12 @@ def open_engines(
             opened.close()
         raise
     return engines
+
+
+def _open_later(bundle: ModelBundle, size: BundleInput, engine: str, **options: Any) -> DepthEngine:
+    """An engine for a size that an image needs by now, of the network that the others run and no newer one."""
+    try:
+        bundle.check_files()
+    except BundleError as error:
+        raise EngineError(f"{error}; clean up and configure the node again to take another bundle") from error
+    return create_engine(bundle, size, engine, **options)

@@ -17,7 +17,7 @@ from sem_depth_node.ros.mailbox import Mailbox, stamp_of
 from sem_depth_node.ros.outputs import DepthOutputs, topic_of
 from sem_depth_node.ros.parameters import Parameters
 from sem_depth_node.ros.scale_check import CameraScaleCheck, LidarScans
-from sem_depth_node.ros.subscription import AdaptiveSubscription
+from sem_depth_node.ros.subscription import AdaptiveSubscription, type_name
 from sem_depth_node.ros.worker import FrameWalk
 
 # Messages that may wait in the middleware: enough for a second of a camera while the processor is full, so that what is
@@ -115,8 +115,12 @@ class CameraStream:
     def adapt(self) -> None:
         """Follow the publishers' QoS, and notice images that stay without camera_info."""
         for subscription in (self._image, self._camera_info):
-            if subscription is not None and (change := subscription.adapt()):
+            if subscription is None:
+                continue
+            if change := subscription.adapt():
                 self._logger.info(change)
+            if subscription.other_types:
+                self.faults.report("wrong_type", _wrong_type(subscription))
         mailbox, camera_info = self._mailbox, self._camera_info
         if mailbox is None or camera_info is None or not mailbox.waits_for_camera_info:
             self._without_camera_info_since = None
@@ -157,6 +161,8 @@ class CameraStream:
             image = self._image
             where = f"{image.topic_name} ({image.publishers} publishers)" if image is not None else "the image topic"
             level, message = diagnostics.STALE, f"no image on {where} for {silent:.1f} s"
+            if image is not None and image.other_types:
+                message = _wrong_type(image)
         elif fresh:
             level, message = diagnostics.WARN, f"{fresh[0].kind}: {fresh[0].message}"
         elif not self._outputs.wanted():
@@ -185,3 +191,11 @@ class CameraStream:
     def _on_camera_info(self, camera_info: Any) -> None:
         if self._mailbox is not None:
             self._mailbox.put_camera_info(camera_info)
+
+
+def _wrong_type(subscription: AdaptiveSubscription) -> str:
+    found, expected = ", ".join(sorted(subscription.other_types)), type_name(subscription.message_type)
+    advice = "remap it to the right topic"
+    if {type_name(Image), type_name(CompressedImage)} == {found, expected}:
+        advice = f"set the parameter compressed to {str(found == type_name(CompressedImage)).lower()}, or {advice}"
+    return f"{subscription.topic_name} carries {found}, expected {expected}: {advice}"

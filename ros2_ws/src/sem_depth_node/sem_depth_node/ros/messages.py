@@ -93,6 +93,7 @@ def depth_camera_info(header: Any, source: CameraInfo, from_projection: bool, ca
     """The camera_info of the depth image.
 
     Scaling and cropping map pixels by one affine matrix A, so K' = A K and P' = A P; D and R are those of the source.
+    Where the source's P is empty, P' is K'. The skew of K is taken for none, as everywhere here.
     Of a rectified camera, K' is also the left of P', D is zero and R the identity, because the depth image is the
     rectified camera's own. The baseline in P of a stereo pair's right camera is left out then: depth and cloud are in
     that camera's own frame.
@@ -110,6 +111,11 @@ def depth_camera_info(header: Any, source: CameraInfo, from_projection: bool, ca
         info.p = np.column_stack((camera.K, np.zeros(3))).ravel()
     else:
         info.distortion_model, info.d, info.r = source.distortion_model, source.d, source.r
-        affine = camera.K @ np.linalg.inv(np.reshape(source.k, (3, 3)))
-        info.p = (affine @ np.reshape(source.p, (3, 4))).ravel()
+        projection = np.column_stack((camera.K, np.zeros(3)))
+        if source.p[0]:
+            k = source.k
+            across, down = camera.fx / k[0], camera.fy / k[4]
+            affine = [[across, 0, camera.cx - across * k[2]], [0, down, camera.cy - down * k[5]], [0, 0, 1]]
+            projection = np.array(affine) @ np.reshape(source.p, (3, 4))
+        info.p = projection.ravel()
     return info

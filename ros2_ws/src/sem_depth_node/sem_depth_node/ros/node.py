@@ -71,6 +71,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
 
         self._cancelled = threading.Event()
         self._state_in_words = (diagnostics.OK, "unconfigured")
+        self._configured = False  # or about to be: some parameters are fixed then
         self._bundle: ModelBundle | None = None
         self._engines: list[DepthEngine] = []
         self._cameras: list[CameraStream] = []
@@ -94,8 +95,11 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         with self._transition:
             if self._cancelled.is_set():
                 return
-            if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-                self.trigger_activate()
+            try:
+                if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+                    self.trigger_activate()
+            except RCLError:
+                self.get_logger().info("not started: a lifecycle manager was quicker")
 
     def stop(self) -> None:
         """End what is running and shut down the state machine; the node can be destroyed then."""
@@ -107,6 +111,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the bundle, make the engines and warm them up; FAILURE with one line for what cannot be used."""
+        self._configured = True
         try:
             self._load()
             self._make_cameras()
@@ -126,9 +131,16 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and begin to work."""
         try:
+            if self._scans is not None:
+                self._scans.open()
             mailboxes = Mailboxes([camera.name for camera in self._cameras], self._values.pairing)
             walks = {camera.name: camera.open(mailboxes[camera.name]) for camera in self._cameras}
             self._workers = FrameWorkers(mailboxes, walks, self._values.workers)
+        except ValueError as error:  # a topic's name, or an override of its QoS
+            self._end_work()
+            self._state_in_words = diagnostics.ERROR, f"not active: {error}"
+            self.get_logger().error(f"cannot activate: {error}")
+            return TransitionCallbackReturn.FAILURE
         except Exception:
             return self._failed("activate")
         self._state_in_words = diagnostics.OK, "active"
@@ -160,7 +172,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
     def _load(self) -> None:
         parameters = self._values
         self._bundle = ModelBundle.load(Path(parameters.bundle) if parameters.bundle else default_bundle())
-        parameters.estimator_settings(self._bundle.manifest.depth_range)  # refused now rather than frame by frame
+        self._values.estimator_settings(self._bundle.manifest.depth_range)  # refused now rather than frame by frame
         self._on_progress("loading the engine", 0.0)
         self._engines = open_engines(
             self._bundle,
@@ -206,6 +218,8 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
     def _end_work(self) -> None:
         for camera in self._cameras:
             camera.close()
+        if self._scans is not None:
+            self._scans.close()
         if self._workers is not None:
             self._workers.stop()
         self._workers = None
@@ -214,12 +228,10 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         self._end_work()
         for camera in self._cameras:
             camera.destroy()
-        if self._scans is not None:
-            self._scans.destroy()
-            self._scans = None
+        self._scans = None
         for engine in self._engines:
             engine.close()
-        self._cameras, self._engines, self._bundle = [], [], None
+        self._cameras, self._engines, self._bundle, self._configured = [], [], None, False
 
     def _one_at_a_time(self, change_state: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         """The service `change_state`, refusing what cannot be done now; rclpy's would end the node."""
@@ -251,7 +263,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
     def _on_set_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         bundle = self._bundle
         try:
-            changed = self._values.changed({p.name: p.value for p in parameters}, configured=bundle is not None)
+            changed = self._values.changed({p.name: p.value for p in parameters}, configured=self._configured)
             if bundle is not None:
                 changed.estimator_settings(bundle.manifest.depth_range)
         except ValueError as error:
@@ -292,7 +304,11 @@ def main(args: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     # Of Fast DDS: a thread of its own sends what is published, while ours goes on with the next frame.
     os.environ.setdefault("RMW_FASTRTPS_PUBLICATION_MODE", "ASYNCHRONOUS")
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except (RuntimeError, ValueError) as error:  # of rclpy, for what follows --ros-args
+        print(f"sem_depth_node: wrong arguments: {error}", file=sys.stderr)
+        return 2
     # Not rclpy's handlers: they take the context away at once, and the node could not leave in good order.
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -21,6 +21,7 @@ from sem_depth_node.pointcloud import PointCloudBuilder
 from sem_depth_node.preview import DepthPainter
 from sem_depth_node.ros.diagnostics import FrameTiming, timing_message
 from sem_depth_node.ros.messages import CloudBuffer, ImageBuffer, fill_millimetres
+from sem_depth_node.ros.qos_events import NO_PUBLISHER_EVENTS
 
 TOPICS = {
     "depth/image": Image,
@@ -52,20 +53,30 @@ class DepthOutputs:
         node: a lifecycle node; the publishers are silent until it is active.
         camera: put before the topics; may be empty.
         scale_check: there is a LiDAR to make `depth/scale_check` from.
+
+    Raises:
+        ValueError: an override of the QoS is wrong, or a topic's name.
     """
 
     def __init__(self, node: LifecycleNodeMixin, camera: str = "", scale_check: bool = False) -> None:
         self._node = node
-        self._publishers = {
-            topic: node.create_lifecycle_publisher(
-                message_type,
-                topic_of(camera, topic),
-                QoSProfile(depth=HISTORY_DEPTH, reliability=ReliabilityPolicy.RELIABLE),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-            for topic, message_type in TOPICS.items()
-            if scale_check or topic != "depth/scale_check"
-        }
+        self._publishers: dict[str, Any] = {}
+        try:
+            for topic, message_type in TOPICS.items():
+                if scale_check or topic != "depth/scale_check":
+                    self._publishers[topic] = node.create_lifecycle_publisher(
+                        message_type,
+                        topic_of(camera, topic),
+                        QoSProfile(depth=HISTORY_DEPTH, reliability=ReliabilityPolicy.RELIABLE),
+                        event_callbacks=NO_PUBLISHER_EVENTS,
+                        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                    )
+        except (ValueError, RuntimeError) as error:
+            self.destroy()
+            name = topic_of(camera, topic)
+            raise ValueError(
+                f"{name} cannot be published: {error}; correct the parameters qos_overrides of it, or the camera's name"
+            ) from error
         self._images: dict[str, ImageBuffer] = {}
         self._cloud: tuple[CloudBuffer, PointCloudBuilder] | None = None
         self._painter = DepthPainter()

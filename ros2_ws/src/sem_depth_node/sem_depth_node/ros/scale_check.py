@@ -49,13 +49,22 @@ class LidarScans:
 
     def __init__(self, node: Node, topic: str) -> None:
         self._logger = node.get_logger()
+        self._node, self._topic = node, topic
         # Clouds are large and transforms many: neither is to wait for images, nor images for them.
-        group = MutuallyExclusiveCallbackGroup()
-        faults = diagnostics.FaultLog(self._logger.warning, self._logger.error)
+        self._group = MutuallyExclusiveCallbackGroup()
+        self._faults = diagnostics.FaultLog(self._logger.warning, self._logger.error)
         self._lock = threading.Lock()
         self._scans: deque[Any] = deque(maxlen=SCANS_KEPT)
-        self._transforms = TransformListener(node, group, faults)
-        self._subscription = AdaptiveSubscription(node, PointCloud2, topic, self._add, SCANS_KEPT, group)
+        self._transforms: TransformListener | None = None
+        self._subscription: AdaptiveSubscription | None = None
+
+    def open(self) -> None:
+        """Subscribe. Raises ValueError where the topic's name or an override of its QoS is wrong."""
+        self._scans.clear()
+        self._subscription = AdaptiveSubscription(
+            self._node, PointCloud2, self._topic, self._add, SCANS_KEPT, self._group
+        )
+        self._transforms = TransformListener(self._node, self._group, self._faults)
 
     def points(self, frame_id: str, stamp: int) -> NDArray[np.float64]:
         """The scan nearest in time to an image, in the frame of the image.
@@ -70,11 +79,15 @@ class LidarScans:
         Raises:
             BadInput: there is no scan within 50 ms, no transform, or the scan is malformed.
         """
+        subscription, transforms = self._subscription, self._transforms
+        if subscription is None or transforms is None:
+            raise BadInput("no_scan", f"{self._topic} is not subscribed to now")
         with self._lock:
             scan = min(self._scans, key=lambda scan: abs(stamp_of(scan) - stamp), default=None)
-        topic = self._subscription.topic_name
+        topic = subscription.topic_name
         if scan is None:
-            raise BadInput("no_scan", f"no scan came on {topic} ({self._subscription.publishers} publishers)")
+            found = f", of type {', '.join(subscription.other_types)}" if subscription.other_types else ""
+            raise BadInput("no_scan", f"no scan came on {topic} ({subscription.publishers} publishers{found})")
         apart = stamp_of(scan) - stamp
         if abs(apart) > SCAN_TOLERANCE:
             raise BadInput(
@@ -87,20 +100,23 @@ class LidarScans:
         except (ValueError, KeyError, TypeError) as error:
             raise BadInput("bad_scan", f"{topic}: {error}") from error
         try:
-            matrix = self._transforms.lookup(frame_id, scan.header.frame_id, stamp)
+            matrix = transforms.lookup(frame_id, scan.header.frame_id, stamp)
         except TransformError as error:
             raise BadInput("no_transform", str(error)) from error
         return points @ matrix[:3, :3].T + matrix[:3, 3]
 
     def adapt(self) -> None:
         """Follow the publishers' QoS."""
-        if change := self._subscription.adapt():
+        subscription = self._subscription
+        if subscription is not None and (change := subscription.adapt()):
             self._logger.info(change)
 
-    def destroy(self) -> None:
-        """Stop listening."""
-        self._subscription.destroy()
-        self._transforms.destroy()
+    def close(self) -> None:
+        """Unsubscribe."""
+        for listening in (self._subscription, self._transforms):
+            if listening is not None:
+                listening.destroy()
+        self._subscription = self._transforms = None
 
     def _add(self, scan: Any) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.subscription import Subscription
 
 from sem_depth_node.ros.diagnostics import FaultLog
+from sem_depth_node.ros.qos_events import NO_SUBSCRIPTION_EVENTS
 from sem_depth_node.transforms import TransformTree
 
 # What tf2 keeps of transforms that change.
@@ -53,6 +54,7 @@ class TransformListener:
                     lambda message, static=static: self._add(message, static),
                     qos,
                     callback_group=callback_group,
+                    event_callbacks=NO_SUBSCRIPTION_EVENTS,
                 )
             )
 
