@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import signal
 import statistics
@@ -35,8 +36,38 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_NO_ROS = (
+    "this command needs ROS 2 ({error}): source your distribution's setup.bash, or "
+    "`pip install './ros2_ws/src/sem_depth_node[ros]'` in a checkout"
+)
+
 # What is said about the work goes to stderr; results go to stdout.
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _writable(file: Path | None) -> Path | None:
+    """A file to write when the work is done: where its folder cannot be, that is said before."""
+    if file is not None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise typer.BadParameter(f"{file.parent}: cannot be made a folder ({error.strerror})") from error
+        if file.is_dir():
+            raise typer.BadParameter(f"{file}: is a folder, expected the name of a file")
+    return file
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"expected a finite number, found {value}")
+    return value
+
+
+def _above_zero(value: float) -> float:
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"expected a number above 0, found {value}")
+    return value
+
 
 Bag = Annotated[Path, typer.Argument(help="rosbag1 file, rosbag2 folder, or a bare .mcap or .db3 file.", metavar="BAG")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The rosbag2 folder to make.")]
@@ -48,6 +79,14 @@ Engine = Annotated[str, typer.Option(help="auto, tensorrt, openvino or onnxrunti
 Rectified = Annotated[
     bool, typer.Option("--rectified", help="Images are rectified while K and D are the raw camera's: use P.")
 ]
+Rate = Annotated[float, typer.Option("--rate", "-r", help="Speed relative to the recording.", callback=_finite)]
+Start = Annotated[
+    float, typer.Option("--start", "-s", help="Seconds into the bag at which to begin.", callback=_finite)
+]
+Duration = Annotated[
+    float | None, typer.Option("--duration", "-d", help="Seconds of the bag to play.", callback=_finite)
+]
+Report = Annotated[Path | None, typer.Option(help="Write the results as JSON to this file.", callback=_writable)]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")]
 
 
@@ -85,10 +124,10 @@ def main() -> None:
 @app.command()
 def replay(
     bag: Bag,
-    rate: Annotated[float, typer.Option("--rate", "-r", help="Speed relative to the recording.")] = 1.0,
+    rate: Rate = 1.0,
     loop: Annotated[bool, typer.Option("--loop", "-l", help="Start again at the end, until Ctrl-C.")] = False,
-    start: Annotated[float, typer.Option("--start", "-s", help="Seconds into the bag at which to begin.")] = 0.0,
-    duration: Annotated[float | None, typer.Option("--duration", "-d", help="Seconds of the bag to play.")] = None,
+    start: Start = 0.0,
+    duration: Duration = None,
     topics: Annotated[
         list[str] | None, typer.Option("--topics", "-t", help="Topic to play; repeat for several. All by default.")
     ] = None,
@@ -100,8 +139,10 @@ def replay(
     wait_for: Annotated[
         int, typer.Option(help="Subscriptions (all topics together) to wait for before playing; 0 does not wait.")
     ] = 1,
-    wait_timeout: Annotated[float, typer.Option(help="Seconds to wait for them; then it plays anyway.")] = 5.0,
-    report: Annotated[Path | None, typer.Option(help="Write what was published as JSON to this file.")] = None,
+    wait_timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for them; then it plays anyway.", callback=_finite)
+    ] = 5.0,
+    report: Report = None,
 ) -> None:
     """Publish a bag over ROS 2 at its recorded rate."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -153,15 +194,23 @@ def record(
     out: Annotated[Path, typer.Option("--out", "-o", help="The rosbag2 folder to make (mcap).")],
     compress: Annotated[bool, typer.Option("--compress/--no-compress", help="zstd the mcap's chunks.")] = False,
     force: Force = False,
-    wait_timeout: Annotated[float, typer.Option(help="Seconds to wait for each topic to have a publisher.")] = 30.0,
+    wait_timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for each topic to have a publisher.", callback=_finite)
+    ] = 30.0,
 ) -> None:
     """Record topics into a bag until Ctrl-C (or SIGTERM)."""
+    from rosbags.typesys import TypesysError
+
     from sem_depth_node.bags.reader import BagError
     from sem_depth_node.bags.writer import BagWriter
 
+    try:
+        from rclpy.exceptions import InvalidTopicNameException
+    except ImportError as error:
+        fail(_NO_ROS.format(error=error))
     known = {name: kind or None for name, _, kind in (topic.partition("=") for topic in topics)}
     with (
-        _exit_2_on(BagError, TimeoutError, ImportError),
+        _exit_2_on(BagError, TimeoutError, ImportError, ValueError, InvalidTopicNameException, TypesysError),
         BagWriter(out, compress=compress, force=force, sweep=False) as writer,
         _ros("sem_depth_record") as node,
     ):
@@ -249,7 +298,9 @@ def evaluate(
     lidar_topic: LidarTopic = None,
     rectified: Rectified = False,
     crop: Annotated[CropChoice, typer.Option(help="Part of the image that counts.")] = CropChoice.garg,
-    max_depth: Annotated[float, typer.Option(help="Metres up to which measurements count.")] = 80.0,
+    max_depth: Annotated[
+        float, typer.Option(help="Metres up to which measurements count.", callback=_above_zero)
+    ] = 80.0,
     keep_hidden: Annotated[
         bool, typer.Option("--keep-hidden", help="Keep LiDAR points that an object hides from the camera.")
     ] = False,
@@ -298,7 +349,7 @@ def evaluate(
         total = source.topics[topic].count
         scores = scoring.score(track(frames, topic, total, console=messages, transient=True), truth, protocol)
         if not scores.frames:
-            raise BagError(f"{bag}: none of {scores.unmatched} frames on {topic} has a scan of {lidar} within 50 ms")
+            raise BagError(f"{bag}: no frame of {topic} could be scored: {scores.left_out(lidar)}")
     report = {"bag": str(bag), "depth": topic, "lidar": lidar, **scores.as_report()}
     report["timing_ms"] = None if timing is None else asdict(timing)
     _print_scores(scores, title=f"{bag}: {topic} against {lidar}")
@@ -343,9 +394,9 @@ def demo(
     image_topic: ImageTopic = None,
     camera_info_topic: InfoTopic = None,
     lidar_topic: LidarTopic = None,
-    rate: Annotated[float, typer.Option("--rate", "-r", help="Speed relative to the recording.")] = 1.0,
-    start: Annotated[float, typer.Option("--start", "-s", help="Seconds into the bag at which to begin.")] = 0.0,
-    duration: Annotated[float | None, typer.Option("--duration", "-d", help="Seconds of the bag to play.")] = None,
+    rate: Rate = 1.0,
+    start: Start = 0.0,
+    duration: Duration = None,
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="Of the node, as NAME:=VALUE; repeat for several.")
     ] = None,
@@ -358,8 +409,9 @@ def demo(
     from sem_depth_node.demo.run import report_table, run_demo
     from sem_depth_node.shipped import shipped_folder
 
-    with _exit_2_on(BagError, FileNotFoundError):
+    with _exit_2_on(BagError, OSError):
         bag = bag or shipped_folder("demo")
+        out.mkdir(parents=True, exist_ok=True)
         with BagReader(bag) as reader:
             stream = find_camera(reader, image_topic, camera_info_topic)
             lidar = find_lidar(reader, lidar_topic)
@@ -495,10 +547,12 @@ def benchmark(
         "10,30"
     ),
     node_rounds: Annotated[int, typer.Option(help="Turns of the node at each rate and number of threads.")] = 2,
-    node_seconds: Annotated[float, typer.Option(help="Seconds of a turn of the node that count.")] = 8.0,
+    node_seconds: Annotated[
+        float, typer.Option(help="Seconds of a turn of the node that count.", callback=_above_zero)
+    ] = 8.0,
     overlap: Annotated[bool, typer.Option(help="Measure the node with its parameter overlap as well.")] = False,
     shared_memory: Annotated[bool, typer.Option(help="Use the shared memory profile that ships, for images.")] = True,
-    report: Annotated[Path | None, typer.Option(help="Write what was measured as JSON to this file.")] = None,
+    report: Report = None,
 ) -> None:
     """Time the engine, the estimator, the frame path and the whole node on this machine, in turns."""
     from sem_depth_node.benchmark.machine import company, peak_memory_mib, this_machine
@@ -595,7 +649,7 @@ def build_engine(
         Path | None, typer.Option(help="Where engines are kept; ~/.cache/sem_depth by default.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Build even if the engine is there.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Write the build reports as JSON to this file.")] = None,
+    report: Report = None,
 ) -> None:
     """Compile a bundle's networks with TensorRT, so that the node starts at once."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -670,13 +724,13 @@ def benchmark_cameras(
     threads: Annotated[int, typer.Option(help="Threads of each CPU engine; 0 takes one per core.")] = 0,
     workers: Annotated[int, typer.Option(help="Frames in work at once in the node that serves all cameras.")] = 1,
     image_size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the images.")] = "1242x375",
-    seconds: Annotated[float, typer.Option(help="To measure for, in every round.")] = 20.0,
+    seconds: Annotated[float, typer.Option(help="To measure for, in every round.", callback=_above_zero)] = 20.0,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each arrangement.")] = 3,
     separate: Annotated[
         bool, typer.Option(help="Measure one node for each camera too, in turns with one node for all.")
     ] = True,
     shared_memory: Annotated[bool, typer.Option(help="Use the shared memory profile that ships, for images.")] = True,
-    report: Annotated[Path | None, typer.Option(help="Write what was measured as JSON to this file.")] = None,
+    report: Report = None,
 ) -> None:
     """Count depth images of several cameras, from one node for all and from one node each, in turns."""
     from rich.table import Table
@@ -778,10 +832,7 @@ def _ros(name: str) -> Iterator[Node]:
         import rclpy
         from rclpy.signals import SignalHandlerOptions
     except ImportError as error:
-        fail(
-            f"this command needs ROS 2 ({error}): source your distribution's setup.bash, or "
-            "`pip install './ros2_ws/src/sem_depth_node[ros]'` in a checkout"
-        )
+        fail(_NO_ROS.format(error=error))
     rclpy.init(args=None, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = rclpy.create_node(name)

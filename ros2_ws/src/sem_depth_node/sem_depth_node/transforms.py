@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sem_depth_node.stamps import nanoseconds
+from sem_depth_node.stamps import NANOSECONDS, nanoseconds
 
 Matrix = NDArray[np.float64]
 
@@ -19,7 +19,7 @@ BODY_FROM_OPTICAL = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 
 
 
 class TransformError(Exception):
-    """Two frames that the transforms do not connect; the message names them and those that are known."""
+    """Two frames that the transforms do not connect, or not at that time; the message names them and what is known."""
 
 
 @dataclass
@@ -44,13 +44,19 @@ class _Edge:
             kept = slice(bisect.bisect_left(self.times, time - window), bisect.bisect_right(self.times, time + window))
             self.times, self.poses = self.times[kept], self.poses[kept]
 
-    def at(self, time: int) -> Matrix:
-        """Interpolated between neighbours in time; the nearest one outside the recorded times."""
+    def at(self, time: int, held: int | None) -> Matrix:
+        """Interpolated between neighbours in time; outside the recorded times the nearest one, `held` nanoseconds.
+
+        Raises:
+            TransformError: the nearest is farther away in time.
+        """
         after = bisect.bisect_left(self.times, time)
-        if after == len(self.times):
-            return self.poses[-1]
-        if after == 0:
-            return self.poses[0]
+        if after in (0, len(self.times)):
+            nearest = -1 if after else 0
+            apart = abs(time - self.times[nearest])
+            if held is not None and apart > held and not self.static:
+                raise TransformError(f"its pose nearest in time is {apart / NANOSECONDS:.1f} s away")
+            return self.poses[nearest]
         before = after - 1
         share = (time - self.times[before]) / (self.times[after] - self.times[before])
         return _between(self.poses[before], self.poses[after], share)
@@ -64,14 +70,18 @@ class TransformTree:
         window: nanoseconds. Of transforms that change, those are forgotten that are farther in time from one just
             added, so that a tree that lives long does not grow, and a clock that jumps back starts anew. None keeps
             all.
+        held: nanoseconds before the first and after the last pose known of a frame for which that one serves; whoever
+            told of it may be gone. None is for ever. (tf2 does not extrapolate at all.)
 
     Raises:
         ValueError: a transform's quaternion has no length.
     """
 
-    def __init__(self, transforms: Iterable[tuple[Any, bool]] = (), window: int | None = None) -> None:
+    def __init__(
+        self, transforms: Iterable[tuple[Any, bool]] = (), window: int | None = None, held: int | None = None
+    ) -> None:
         self._edges: dict[str, _Edge] = {}
-        self._window = window
+        self._window, self._held = window, held
         for stamped, static in transforms:
             self.add(stamped, static)
 
@@ -92,7 +102,7 @@ class TransformTree:
         """The (4, 4) matrix that takes points of frame `source` to frame `target` at `time` (nanoseconds).
 
         Raises:
-            TransformError: the frames are not connected.
+            TransformError: the frames are not connected, or one that moves was not told of near that time.
         """
         to_source, to_target = self._ancestors(_name(source), time), self._ancestors(_name(target), time)
         for frame, matrix in to_source.items():
@@ -106,7 +116,10 @@ class TransformTree:
         chain = {frame: np.eye(4)}
         matrix = chain[frame]
         while frame in self._edges and (parent := self._edges[frame].parent) not in chain:
-            matrix = self._edges[frame].at(time) @ matrix
+            try:
+                matrix = self._edges[frame].at(time, self._held) @ matrix
+            except TransformError as error:
+                raise TransformError(f"transform from {frame!r} to {parent!r}: {error}") from None
             chain[parent] = matrix
             frame = parent
         return chain
@@ -116,12 +129,14 @@ def matrix_of(pose: Any) -> NDArray[np.float64]:
     """The (4, 4) matrix of a geometry_msgs/Transform.
 
     Raises:
-        ValueError: its quaternion has no length.
+        ValueError: its quaternion has no length, or a number is not finite.
     """
     q = np.array([pose.rotation.x, pose.rotation.y, pose.rotation.z, pose.rotation.w])
+    translation = np.array([pose.translation.x, pose.translation.y, pose.translation.z])
+    if not (np.isfinite(q).all() and np.isfinite(translation).all()):
+        raise ValueError(f"quaternion {q.tolist()} and translation {translation.tolist()} are not all finite")
     matrix = np.eye(4)
-    matrix[:3, :3] = rotation(q)
-    matrix[:3, 3] = pose.translation.x, pose.translation.y, pose.translation.z
+    matrix[:3, :3], matrix[:3, 3] = rotation(q), translation
     return matrix
 
 

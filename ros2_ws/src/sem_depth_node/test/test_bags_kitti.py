@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import signal
 import subprocess
@@ -261,6 +262,17 @@ def test_camera_that_was_not_downloaded(tmp_path: Path) -> None:
     assert not (tmp_path / "bag").exists()
 
 
+def _zeros(key: str) -> Callable[[bytes], bytes]:
+    """Makes all numbers of a line of a calibration file zeros."""
+
+    def spoil(data: bytes) -> bytes:
+        line = re.search(rf"^{key}: .*$".encode(), data, re.M)
+        assert line is not None
+        return data.replace(line[0], key.encode() + b":" + b" 0" * len(line[0].split()[1:]))
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("file", "spoil", "words"),
     [
@@ -278,6 +290,15 @@ def test_camera_that_was_not_downloaded(tmp_path: Path) -> None:
             "line 1: '2011-13-45 25:00:00.0' is not a",
         ),
         ("image_02/timestamps.txt", lambda data: b"2011-10-03 12:55:34.1234567890\n", "line 1: .* is not a time"),
+        ("image_02/timestamps.txt", lambda data: b"1960-10-03 12:55:34.1\n", "line 1: .* is not a time"),
+        ("oxts/data/0000000002.txt", lambda data: b"nan " + data.split(b" ", 1)[1], "line 1: .* not finite"),
+        (
+            "../calib_cam_to_cam.txt",
+            lambda data: data.replace(b"S_rect_02: ", b"S_rect_02: inf "),
+            "S_rect_02 .* not fin",
+        ),
+        ("../calib_cam_to_cam.txt", _zeros("P_rect_02"), "of no camera"),
+        ("../calib_velo_to_cam.txt", _zeros("R"), "R is no rotation"),
         ("image_02/timestamps.txt", lambda data: b"\xff\xfe", "not a text file"),
         ("../calib_cam_to_cam.txt", lambda data: b"\xff\xfe", "not a text file"),
         ("../calib_cam_to_cam.txt", lambda data: data.replace(b"P_rect_02", b"P"), "no P_rect_02 of 3x4 numbers"),
@@ -294,7 +315,9 @@ def test_damaged_file_is_named_and_leaves_no_half_bag(
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize(("file", "words"), [("times.txt", "line 2"), ("../../poses/07.txt", "line 2: 3 numbers")])
+@pytest.mark.parametrize(
+    ("file", "words"), [("times.txt", "line 2: 3 numbers"), ("../../poses/07.txt", "line 2: 3 numbers")]
+)
 def test_damaged_odometry_files_are_named(file: str, words: str, tmp_path: Path) -> None:
     sequence = kitti.write_odometry_sequence(tmp_path / "kitti")
     lines = (sequence / file).read_text().splitlines()

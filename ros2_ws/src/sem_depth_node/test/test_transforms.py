@@ -57,6 +57,15 @@ def test_between_two_times_a_pose_is_interpolated_and_beyond_them_held() -> None
     assert [x_of(tree, round(t * SECOND)) for t in (0.0, 1.25, 9.0)] == pytest.approx([10.0, 12.5, 20.0])
 
 
+def test_a_pose_that_nobody_told_of_for_long_is_none_where_it_is_to_be_fresh() -> None:
+    tree = TransformTree([(transform("map", "base", t * SECOND, x=10.0 * t), False) for t in (2, 1)], held=SECOND)
+    assert [x_of(tree, round(t * SECOND)) for t in (0.0, 3.0)] == pytest.approx([10.0, 20.0])
+    with pytest.raises(TransformError, match=r"from 'base' to 'map': its pose nearest in time is 1\.5 s away"):
+        x_of(tree, round(3.5 * SECOND))
+    still = TransformTree([(transform("map", "base", 0, x=4.0), True)], held=SECOND)
+    assert x_of(still, 9 * SECOND) == 4.0
+
+
 def test_of_a_static_transform_the_latest_counts_at_all_times() -> None:
     tree = TransformTree([(transform("map", "base", t * SECOND, x=10.0 * t), True) for t in (2, 3, 1)])
     assert [x_of(tree, t * SECOND) for t in (0, 1, 9)] == [30.0] * 3
@@ -75,4 +84,7 @@ def test_a_quaternion_without_length_is_refused() -> None:
     broken = transform("map", "base", 0)
     broken.transform.rotation = SimpleNamespace(x=0.0, y=0.0, z=0.0, w=0.0)
     with pytest.raises(ValueError, match="no rotation"):
+        TransformTree([(broken, True)])
+    broken.transform.rotation.w = np.inf
+    with pytest.raises(ValueError, match="not all finite"):
         TransformTree([(broken, True)])

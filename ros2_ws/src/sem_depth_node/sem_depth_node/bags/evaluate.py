@@ -92,19 +92,29 @@ class Scores:
         frames: those that had ground truth.
         ranges: errors by measured depth.
         joint: pixels by measured (rows) and predicted (columns) depth, in bins of `JOINT_EDGES` metres.
-        unmatched: frames without a scan near in time.
+        without_scan: frames without a scan near in time.
+        without_points: frames with a scan, none of whose points is in the evaluated part of the image and answered.
     """
 
     protocol: Protocol
     frames: list[FrameScore] = field(default_factory=list)
     ranges: list[BinnedError] = field(default_factory=lambda: [BinnedError(low, high) for low, high in RANGES])
     joint: NDArray[np.float64] = field(default_factory=lambda: np.zeros((len(JOINT_EDGES) - 1,) * 2))
-    unmatched: int = 0
+    without_scan: int = 0
+    without_points: int = 0
 
     @property
     def mean(self) -> dict[str, float]:
         """Mean over frames of each metric."""
         return mean_metrics([frame.metrics for frame in self.frames])
+
+    def left_out(self, lidar: str) -> str:
+        """Why frames were not scored, in words; `lidar` is the topic of the scans."""
+        return (
+            f"{self.without_scan} have no scan of {lidar} within {SCAN_TOLERANCE / 1e9:g} s, and of "
+            f"{self.without_points} no point of the scan is where depth was answered, within {self.protocol}: are the "
+            "transforms and the unit of the points right?"
+        )
 
     def as_report(self) -> dict[str, Any]:
         """All of it for JSON."""
@@ -113,7 +123,8 @@ class Scores:
             "settings": asdict(self.protocol),
             "mean": self.mean if self.frames else None,
             "frames_scored": len(self.frames),
-            "frames_without_scan": self.unmatched,
+            "frames_without_scan": self.without_scan,
+            "frames_without_points": self.without_points,
             "by_range": [part.summary() for part in self.ranges],
             "frames": [asdict(frame) for frame in self.frames],
         }
@@ -175,7 +186,7 @@ class LidarDepth:
         try:
             points = xyz(cloud)
             matrix = self._camera_from_lidar(frame_id, stamp, cloud.header.frame_id, taken)
-        except (ValueError, TransformError) as error:
+        except (ValueError, KeyError, TypeError, TransformError) as error:
             raise BagError(f"{self._bag.path}: topic {self._topic}: {error}") from error
         depth = sparse_depth(points @ matrix[:3, :3].T + matrix[:3, 3], camera)
         return remove_hidden(depth, camera) if self._hidden_removed else depth
@@ -272,12 +283,15 @@ def score(
 def _score_one(prediction: Prediction, truth: LidarDepth, scores: Scores) -> None:
     protocol = scores.protocol
     measured = truth.at(prediction.stamp, prediction.frame_id, prediction.camera)
-    mask = None if measured is None else evaluation_mask(measured, protocol.crop, max_depth=protocol.max_depth)
-    if measured is None or mask is None or not (mask & ~np.isnan(prediction.depth)).any():
-        scores.unmatched += 1
+    if measured is None:
+        scores.without_scan += 1
         return
     depth = prediction.depth
+    mask = evaluation_mask(measured, protocol.crop, max_depth=protocol.max_depth)
     answered = mask & ~np.isnan(depth)
+    if not answered.any():
+        scores.without_points += 1
+        return
     if protocol.median_scaling:
         depth = median_scaled(depth, measured, mask)
     metrics = depth_metrics(depth, measured, mask, max_depth=protocol.max_depth)

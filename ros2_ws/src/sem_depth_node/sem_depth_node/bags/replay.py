@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -30,11 +31,11 @@ class ReplaySettings:
     topics: Collection[str] | None = None
 
     def __post_init__(self) -> None:
-        if not self.rate > 0:
+        if not 0 < self.rate < math.inf:
             raise ValueError(f"rate is {self.rate}, expected above 0")
-        if self.start < 0:
+        if not 0 <= self.start < math.inf:
             raise ValueError(f"start is {self.start} s, expected 0 or later")
-        if self.duration is not None and not self.duration > 0:
+        if self.duration is not None and not 0 < self.duration < math.inf:
             raise ValueError(f"duration is {self.duration} s, expected above 0")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import contextlib
 import itertools
+import math
 import os
 import statistics
 import tempfile
@@ -58,6 +59,10 @@ class RigSettings:
     height: int = 375
     seconds: float = 20.0
     parameters: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if wrong := [rate for rate in self.rates if not 0 < rate < math.inf]:
+            raise ValueError(f"rate of a camera is {wrong[0]}, expected above 0")
 
     @property
     def cameras(self) -> dict[str, float]:

@@ -18,6 +18,7 @@ from sem_depth_node.transforms import TransformTree
 
 # What tf2 keeps of transforms that change.
 _WINDOW = 10_000_000_000  # nanoseconds
+_HELD = 1_000_000_000  # nanoseconds
 _QUEUE = 100  # as tf2 does: many nodes publish on these two
 
 
@@ -34,7 +35,7 @@ class TransformListener:
 
     def __init__(self, node: Node, callback_group: CallbackGroup, faults: FaultLog) -> None:
         self._node, self._faults = node, faults
-        self._tree = TransformTree(window=_WINDOW)
+        self._tree = TransformTree(window=_WINDOW, held=_HELD)
         self._lock = threading.Lock()
         self._subscriptions: list[Subscription] = []
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,17 +39,22 @@ class Calibration:
     projection: Matrix
     camera_from_lidar: Matrix
 
+    def __post_init__(self) -> None:
+        np.linalg.inv(self.camera_from_lidar)  # raises LinAlgError where it is no pose
+
 
 def rigid(values: Mapping[str, Matrix], file: Path) -> Matrix:
     """The (4, 4) matrix of a calibration file's R and T.
 
     Raises:
-        KittiError: `file` has no such lines.
+        KittiError: `file` has no such lines, or R is no rotation.
     """
     if "R" not in values or "T" not in values or values["R"].size != 9 or values["T"].size != 3:
         raise KittiError(f"{file}: no R of 3x3 and T of 3 numbers")
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = values["R"].reshape(3, 3), values["T"]
+    if abs(np.linalg.det(matrix) - 1) > 0.1:
+        raise KittiError(f"{file}: R is no rotation, its determinant is {np.linalg.det(matrix):g}")
     return matrix
 
 
@@ -57,7 +63,9 @@ def inverse(matrix: Matrix) -> Matrix:
     return np.asarray(np.linalg.inv(matrix))
 
 
-def rectified(projection: Matrix, partner: Matrix, width: int, height: int, rect0_from_lidar: Matrix) -> Calibration:
+def rectified(
+    projection: Matrix, partner: Matrix, width: int, height: int, rect0_from_lidar: Matrix, file: Path
+) -> Calibration:
     """Of a rectified camera. Its frame is camera 0's rectified one moved by K^-1 P[:, 3].
 
     Args:
@@ -65,12 +73,26 @@ def rectified(projection: Matrix, partner: Matrix, width: int, height: int, rect
         partner: KITTI's P of the left camera of its pair.
         width, height: of the images.
         rect0_from_lidar: (4, 4), points of the LiDAR's frame to camera 0's rectified frame.
+        file: that they are from, for messages.
+
+    Raises:
+        KittiError: they are of no camera.
     """
     K = projection[:, :3]
     offset = np.eye(4)
-    offset[:3, 3] = np.linalg.solve(K, projection[:, 3])
-    camera = CameraModel(width, height, K[0, 0].item(), K[1, 1].item(), K[0, 2].item(), K[1, 2].item())
-    return Calibration(camera, np.eye(3), projection_of_pair(projection, partner), offset @ rect0_from_lidar)
+    with naming(file):
+        offset[:3, 3] = np.linalg.solve(K, projection[:, 3])
+        camera = CameraModel(width, height, K[0, 0].item(), K[1, 1].item(), K[0, 2].item(), K[1, 2].item())
+        return Calibration(camera, np.eye(3), projection_of_pair(projection, partner), offset @ rect0_from_lidar)
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Within it, matrices and numbers that are of no camera raise KittiError naming the file they are from."""
+    try:
+        yield
+    except (ValueError, np.linalg.LinAlgError) as error:
+        raise KittiError(f"{file}: its numbers are of no camera: {error}") from error
 
 
 def projection_of_pair(projection: Matrix, partner: Matrix) -> Matrix:
@@ -114,4 +136,4 @@ def benchmark_calibration(
         rectify = np.eye(4)
         rectify[:3, :3] = get(rectify_key, (3, 3))
         transform = rectify @ transform
-    return rectified(get(f"P{number}", (3, 4)), get(f"P{number // 2 * 2}", (3, 4)), width, height, transform)
+    return rectified(get(f"P{number}", (3, 4)), get(f"P{number // 2 * 2}", (3, 4)), width, height, transform, file)

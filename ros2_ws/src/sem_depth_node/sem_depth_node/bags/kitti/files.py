@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -108,6 +109,8 @@ def read_table(file: Path, columns: int) -> NDArray[np.float64]:
             raise KittiError(f"{file}, line {number}: {error}") from error
         if row and len(row) != columns:
             raise KittiError(f"{file}, line {number}: {len(row)} numbers, expected {columns}")
+        if not all(map(math.isfinite, row)):
+            raise KittiError(f"{file}, line {number}: {line.strip()!r} has a number that is not finite")
         rows += [row] if row else []
     if not rows:
         raise KittiError(f"{file}: empty, expected lines of {columns} numbers")
@@ -118,7 +121,7 @@ def read_numbers(file: Path) -> dict[str, NDArray[np.float64]]:
     """The lines `key: numbers` of a calibration file; other lines are left out.
 
     Raises:
-        KittiError: it is missing, or not text.
+        KittiError: it is missing, not text, or a number in it is not finite.
     """
     if not file.is_file():
         raise KittiError(f"{file}: missing, it comes with KITTI's calibration download")
@@ -130,6 +133,8 @@ def read_numbers(file: Path) -> dict[str, NDArray[np.float64]]:
         except ValueError:
             continue  # calib_time has a date
         if colon and numbers.size:
+            if not np.isfinite(numbers).all():
+                raise KittiError(f"{file}: {key.strip()} has a number that is not finite")
             values[key.strip()] = numbers
     return values
 
@@ -145,6 +150,8 @@ def parse_stamp(line: str, file: Path, number: int) -> int:
         if not re.fullmatch(r"\d{0,9}", fraction):
             raise ValueError("its fraction is not one of nanoseconds")
         seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%d %H:%M:%S"))
+        if seconds < 0:
+            raise ValueError("it is before 1970")
     except ValueError as error:
         raise KittiError(
             f"{file}, line {number}: {line!r} is not a time, expected 2011-09-26 13:02:25.594360375"

@@ -14,6 +14,7 @@ from sem_depth_node.bags.kitti.calibration import (
     Calibration,
     Matrix,
     inverse,
+    naming,
     projection_of_pair,
     rectified,
     rigid,
@@ -80,22 +81,24 @@ class RawDrive(KittiSequence):
         if self.synced:
             width, height = get(f"S_rect_{number:02d}", (2,))
             partner = get(f"P_rect_{number // 2 * 2:02d}", (3, 4))
-            return rectified(projection, partner, int(width), int(height), rectify @ self._lidar_to_cam)
+            transform = rectify @ self._lidar_to_cam
+            return rectified(projection, partner, int(width), int(height), transform, self._calibration_file)
         width, height = get(f"S_{number:02d}", (2,))
         K = get(f"K_{number:02d}", (3, 3))
         distortion = tuple(get(f"D_{number:02d}", (5,)).tolist())
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = get(f"R_{number:02d}", (3, 3)), get(f"T_{number:02d}", (3,))
-        camera = CameraModel(
-            int(width), int(height), K[0, 0], K[1, 1], K[0, 2], K[1, 2], "plumb_bob", tuple(map(float, distortion))
-        )
         partner = get(f"P_rect_{number // 2 * 2:02d}", (3, 4))
-        return Calibration(
-            camera,
-            rectify[:3, :3],
-            projection_of_pair(projection, partner),
-            rectify @ pose @ self._lidar_to_cam,
-        )
+        with naming(self._calibration_file):
+            camera = CameraModel(
+                int(width), int(height), K[0, 0], K[1, 1], K[0, 2], K[1, 2], "plumb_bob", tuple(map(float, distortion))
+            )
+            return Calibration(
+                camera,
+                rectify[:3, :3],
+                projection_of_pair(projection, partner),
+                rectify @ pose @ self._lidar_to_cam,
+            )
 
     def _calibration_value(self, key: str, shape: tuple[int, ...]) -> Matrix:
         if key not in self._cam_to_cam or self._cam_to_cam[key].size != np.prod(shape):
