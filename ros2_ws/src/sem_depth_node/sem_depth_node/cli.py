@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
 import statistics
 from collections.abc import Iterator
@@ -67,6 +68,12 @@ def _above_zero(value: float) -> float:
     if not 0 < value < math.inf:
         raise typer.BadParameter(f"expected a number above 0, found {value}")
     return value
+
+
+def _namespace(name: str) -> str:
+    if name and not re.fullmatch(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", name, re.ASCII):
+        raise typer.BadParameter(f"expected letters, digits and underscores, as /front/left, found {name!r}")
+    return name
 
 
 Bag = Annotated[Path, typer.Argument(help="rosbag1 file, rosbag2 folder, or a bare .mcap or .db3 file.", metavar="BAG")]
@@ -240,7 +247,9 @@ def process(
     engine: Engine = "auto",
     image_topic: ImageTopic = None,
     camera_info_topic: InfoTopic = None,
-    namespace: Annotated[str, typer.Option(help="Put before the outputs' names, as a node's namespace is.")] = "",
+    namespace: Annotated[
+        str, typer.Option(help="Put before the outputs' names, as a node's namespace is.", callback=_namespace)
+    ] = "",
     cloud: Annotated[bool, typer.Option(help="Write /depth/points, by far the largest output.")] = True,
     compress: Annotated[bool, typer.Option(help="zstd the mcap's chunks.")] = True,
     rectified: Rectified = False,
@@ -570,7 +579,7 @@ def benchmark(
     machine = this_machine()
     with _exit_2_on(BundleError, EngineError, ValueError), company() as others:
         width, height = _size(image_size)
-        counts, rates = ([float(word) for word in words.split(",")] for words in (threads, node_rates))
+        counts, rates = _numbers(threads, "--threads"), _numbers(node_rates, "--node-rates")
         loaded = ModelBundle.load(bundle or default_bundle())
         subjects = []
         for count in map(int, counts):
@@ -789,6 +798,13 @@ def _size(text: str) -> tuple[int, int]:
     if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
         raise ValueError(f"size is {text!r}, expected WIDTHxHEIGHT in pixels, such as 1242x375")
     return int(width), int(height)
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [_above_zero(float(word)) for word in text.split(",")]
+    except (ValueError, typer.BadParameter) as error:
+        raise ValueError(f"{option} is {text!r}, expected numbers above 0 with commas between") from error
 
 
 @contextlib.contextmanager

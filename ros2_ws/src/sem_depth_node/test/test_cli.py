@@ -77,6 +77,26 @@ def test_replay_of_what_cannot_be(arguments: list[str], sentence: str, tmp_path:
     assert sentence in result.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["process", "BAG", "-o", "OUT", "--namespace", "bad name!"], "found 'bad name!'"),
+        (["evaluate", "BAG", "--run", "--max-depth", "0"], "expected a number above 0, found 0.0"),
+        (["benchmark", "--threads", "x"], "--threads is 'x', expected numbers above 0"),
+        (["benchmark-cameras", "--rate", "0"], "rate of a camera is 0.0, expected above 0"),
+        (["demo", "--bag", "BAG", "-o", "BAG/metadata.yaml"], "metadata.yaml"),
+        (["record", "bad topic", "-o", "OUT"], "bad topic"),
+        (["record", "/x=sensor_msgs/msg/Nope", "-o", "OUT"], "sensor_msgs/msg/Nope"),
+    ],
+)
+def test_what_cannot_be_is_one_line(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    bag = samples.write_rosbag2(tmp_path / "bag")
+    words = [word.replace("BAG", str(bag)).replace("OUT", str(tmp_path / "out")) for word in arguments]
+    result = CliRunner().invoke(app, words, env={"TERMINAL_WIDTH": "400"})
+    assert result.exit_code == 2, result.output
+    assert sentence in result.output
+
+
 def test_two_cameras_ask_for_a_choice(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag") as writer:
         for topic, time, message in samples.recorded(lidar=False):
