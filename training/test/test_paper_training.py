@@ -54,6 +54,16 @@ def test_weights_that_are_not_there_are_named_before_anything_is_built(config: F
         network_for(config.model_copy(update={"paper": paper}), pretrained=True)
 
 
+@pytest.mark.parametrize("conditioning", ["seecoder", "seecoder_pa", "clip", "none"])
+def test_every_weight_that_trains_gets_a_gradient(config: FitConfig, conditioning: str) -> None:
+    # Distributed training ends in an error where one does not.
+    network = network_for(config.model_copy(update={"conditioning": conditioning}), for_training=True).train()
+    depth, log_scale = network(torch.zeros(1, 64, 96, 3, dtype=torch.uint8))
+    (depth.mean() + log_scale.mean()).backward()
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert [name for name, parameter in trained.items() if parameter.grad is None] == []
+
+
 def test_trains_from_public_weights_and_exports_half_precision_for_one_size_or_many(
     config: FitConfig, driving_index: Path, tmp_path: Path
 ) -> None:
