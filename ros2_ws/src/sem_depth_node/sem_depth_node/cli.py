@@ -10,12 +10,12 @@ import os
 import re
 import signal
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from sem_depth_node.bags.evaluate import Scores
     from sem_depth_node.estimator import DepthEstimator
+
+Number = TypeVar("Number", int, float)
 
 app = typer.Typer(
     name="sem-depth",
@@ -579,20 +581,21 @@ def benchmark(
     machine = this_machine()
     with _exit_2_on(BundleError, EngineError, ValueError), company() as others:
         width, height = _size(image_size)
-        counts, rates = _numbers(threads, "--threads"), _numbers(node_rates, "--node-rates")
+        counts = _numbers(threads, "--threads", int, "whole numbers from 0 on", lambda count: count >= 0)
+        rates = _numbers(node_rates, "--node-rates", float, "numbers above 0", lambda rate: 0 < rate < math.inf)
         loaded = ModelBundle.load(bundle or default_bundle())
         subjects = []
-        for count in map(int, counts):
+        for count in counts:
             engines = open_engines(loaded, engine, threads=count)
             remark = f", {count} threads" if len(counts) > 1 else ""
             subjects += engine_subjects(engines, remark)
         for other in against or ():
             if other.is_dir():
                 rival = ModelBundle.load(other)
-                for count in map(int, counts):
+                for count in counts:
                     subjects += engine_subjects(open_engines(rival, engine, threads=count), f", {rival.manifest.name}")
             else:
-                subjects += [onnx_subject(other, int(count)) for count in counts]
+                subjects += [onnx_subject(other, count) for count in counts]
         estimator = DepthEstimator(loaded, engines)
         estimator.warm_up()
         camera = CameraModel(width, height, 0.58 * width, 0.58 * width, width / 2 - 0.5, 0.46 * height)
@@ -612,7 +615,7 @@ def benchmark(
             from sem_depth_node.ros.node_benchmark import NodeSetup, measure_node
 
             setups = []
-            for rate, count, beside in itertools.product(rates, map(int, counts), (False, True)[: 1 + overlap]):
+            for rate, count, beside in itertools.product(rates, counts, (False, True)[: 1 + overlap]):
                 name = f"{rate:g} Hz" + (f", {count} threads" if len(counts) > 1 else "") + ", overlap" * beside
                 parameters = [f"engine:={engine}", f"threads:={count}", f"overlap:={str(beside).lower()}"]
                 parameters.append(f"bundle:={loaded.folder.resolve()}")
@@ -800,11 +803,16 @@ def _size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _numbers(text: str, option: str) -> list[float]:
+def _numbers(
+    text: str, option: str, kind: Callable[[str], Number], expected: str, fits: Callable[[Number], bool]
+) -> list[Number]:
     try:
-        return [_above_zero(float(word)) for word in text.split(",")]
-    except (ValueError, typer.BadParameter) as error:
-        raise ValueError(f"{option} is {text!r}, expected numbers above 0 with commas between") from error
+        numbers = [kind(word) for word in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(map(fits, numbers)):
+        raise ValueError(f"{option} is {text!r}, expected {expected}, with commas between")
+    return numbers
 
 
 @contextlib.contextmanager

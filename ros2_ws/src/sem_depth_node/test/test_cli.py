@@ -82,7 +82,7 @@ def test_replay_of_what_cannot_be(arguments: list[str], sentence: str, tmp_path:
     [
         (["process", "BAG", "-o", "OUT", "--namespace", "bad name!"], "found 'bad name!'"),
         (["evaluate", "BAG", "--run", "--max-depth", "0"], "expected a number above 0, found 0.0"),
-        (["benchmark", "--threads", "x"], "--threads is 'x', expected numbers above 0"),
+        (["benchmark", "--threads", "x"], "--threads is 'x', expected whole numbers from 0 on"),
         (["benchmark-cameras", "--rate", "0"], "rate of a camera is 0.0, expected above 0"),
         (["demo", "--bag", "BAG", "-o", "BAG/metadata.yaml"], "metadata.yaml"),
         (["record", "bad topic", "-o", "OUT"], "bad topic"),
