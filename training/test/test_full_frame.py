@@ -94,13 +94,14 @@ def test_answers_as_the_estimator_does(
     depth, confidence, points = (
         output[0] for output in session.run(None, {"frame": image[None], "metres_per_canonical": scale})
     )
-    # A level may still be rounded the other way; the network then differs, which shows near a limit.
+    # A level may still be rounded the other way; the network then differs, which shows near a limit. These are far fewer
+    # than the levels moved above, and depth is to differ by far less.
     assert np.mean(np.isnan(depth) == np.isnan(expected.depth)) > 0.999
     assert np.mean(np.isinf(depth) == np.isinf(expected.depth)) > 0.999
     both = np.isfinite(depth) & np.isfinite(expected.depth)
     assert both.mean() > 0.2
     difference = np.abs(depth[both] / expected.depth[both] - 1)
-    assert np.median(difference) < 1e-4
+    assert np.median(difference) < np.median(moved) / 50
     assert difference.max() < 2e-2
     assert np.abs(confidence - expected.confidence)[both].max() < 1e-2
     cloud = PointCloudBuilder(camera).build(depth, image)
