@@ -94,8 +94,8 @@ def test_answers_as_the_estimator_does(
     depth, confidence, points = (
         output[0] for output in session.run(None, {"frame": image[None], "metres_per_canonical": scale})
     )
-    # A level may still be rounded the other way; the network then differs, which shows near a limit. These are far fewer
-    # than the levels moved above, and depth is to differ by far less.
+    # A level may still be rounded the other way; the network then differs, which shows near a limit. They are far fewer
+    # than those moved above, and depth is to differ by far less.
     assert np.mean(np.isnan(depth) == np.isnan(expected.depth)) > 0.999
     assert np.mean(np.isinf(depth) == np.isinf(expected.depth)) > 0.999
     both = np.isfinite(depth) & np.isfinite(expected.depth)
