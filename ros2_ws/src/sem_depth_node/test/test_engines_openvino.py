@@ -11,10 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
+from sem_depth_node.bags.reader import BagReader
+from sem_depth_node.bags.streams import find_camera
 from sem_depth_node.bundle import BundleInput, ModelBundle
 from sem_depth_node.engines.engine import EngineError
 from sem_depth_node.engines.onnxruntime import OnnxRuntimeEngine
-from sem_depth_node.shipped import default_bundle
+from sem_depth_node.image_decoding import ImageDecoder
+from sem_depth_node.shipped import default_bundle, shipped_folder
 
 pytest.importorskip("openvino")
 
@@ -24,9 +27,10 @@ from sem_depth_node.engines.openvino import OpenVinoEngine
 @pytest.mark.parametrize("index", [0, 1])
 def test_the_shipped_network_gives_the_depth_that_onnxruntime_gives(index: int) -> None:
     size = ModelBundle.load(default_bundle()).inputs[index]
-    random = np.random.default_rng(0)
-    coarse = random.integers(0, 256, (size.height // 16, size.width // 16, 3), dtype=np.uint8)
-    image = np.asarray(cv2.resize(coarse, (size.width, size.height), interpolation=cv2.INTER_CUBIC), np.uint8)
+    with BagReader(shipped_folder("demo")) as drive:
+        message = drive.decode(next(drive.messages([find_camera(drive).image])))
+    street = ImageDecoder().decode_compressed(message)
+    image = np.ascontiguousarray(cv2.resize(street, (size.width, size.height), interpolation=cv2.INTER_AREA))
     engine, reference = OpenVinoEngine(size), OnnxRuntimeEngine(size)
     output, expected = engine.infer(image), reference.infer(image)
     difference = np.abs(output.depth / expected.depth - 1)
