@@ -20,7 +20,7 @@ def release_weights(checkpoint: Path, output: Path, adjust: Callable[[DepthNetwo
     `adjust` may change the network before that, as `calibrate_confidence` does.
 
     The file takes a checkpoint's place in `export`, `evaluate` and as the `initial` of a run, and exports to the same
-    bytes. It cannot be resumed: the optimizer and the random state are left out.
+    bytes. It cannot be resumed: the optimizer is left out.
 
     Raises TrainingError for a wrong checkpoint, or where `output` is not NAME.safetensors or cannot be written.
     """

@@ -35,7 +35,7 @@ from sem_depth_training.train import _make_folder, _parameter_groups, _predict, 
 def config_file(driving_index: Path, tmp_path: Path) -> Path:
     path = tmp_path / "fit.yaml"
     fields = {
-        "conditioning": "seecoder_pa",  # its positions jitter in training, so the random state counts too
+        "conditioning": "seecoder_pa",  # its positions jitter in training, so randomness counts too
         "steps": 5,
         "batch_size": 2,
         "sizes": [[64, 96], [96, 64]],

@@ -237,14 +237,11 @@ def batch_loader(batches: BatchesByStep, start: int, stop: int, workers: int) ->
 
     Raises DataError when a batch is due of which a frame cannot be decoded.
     """
-    # A generator of its own: otherwise starting to load draws from the random state that a resumed run restored.
-    own = torch.Generator()
     loader = DataLoader(
         batches,
         batch_size=None,
         sampler=_Steps(start, stop),
         num_workers=workers,
-        generator=own,
         worker_init_fn=_outlive_signals,
     )
     for batch in loader:

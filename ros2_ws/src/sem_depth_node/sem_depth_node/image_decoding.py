@@ -174,6 +174,8 @@ _SEMI_PLANAR: dict[str, Callable[[ImageDecoder, ImageMessage], Pixels]] = {
 
 ENCODINGS = (*_PACKED, *_SEMI_PLANAR)
 
+_PNG_ENDS = b"IEND\xaeB`\x82"  # the last chunk is empty, so its checksum is always the same
+
 
 def _rows(image: ImageMessage, row_bytes: int, rows: int) -> Pixels:
     """The message's bytes as `rows` rows of `row_bytes`, without the padding that `step` may add; no copy."""
@@ -200,4 +202,4 @@ def cut_short(data: bytes) -> str | None:
     """
     if data.startswith(b"\xff\xd8"):
         return None if data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") else "jpeg"
-    return "png" if data.startswith(b"\x89PNG") and b"IEND" not in data else None
+    return "png" if data.startswith(b"\x89PNG") and _PNG_ENDS not in data else None

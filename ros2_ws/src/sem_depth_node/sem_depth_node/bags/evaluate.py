@@ -20,7 +20,7 @@ from sem_depth_node.camera_info import camera_from_info
 from sem_depth_node.cloud_decoding import xyz
 from sem_depth_node.lidar import remove_hidden, sparse_depth
 from sem_depth_node.metrics import RANGES, BinnedError, depth_metrics, evaluation_mask, mean_metrics, median_scaled
-from sem_depth_node.stamps import nanoseconds
+from sem_depth_node.stamps import NANOSECONDS, nanoseconds
 from sem_depth_node.transforms import TransformError
 
 # A scan belongs to an image when it was taken within half a period of a 10 Hz scanner.
@@ -111,7 +111,7 @@ class Scores:
     def left_out(self, lidar: str) -> str:
         """Why frames were not scored, in words; `lidar` is the topic of the scans."""
         return (
-            f"{self.without_scan} have no scan of {lidar} within {SCAN_TOLERANCE / 1e9:g} s, and of "
+            f"{self.without_scan} have no scan of {lidar} within {SCAN_TOLERANCE / NANOSECONDS:g} s, and of "
             f"{self.without_points} no point of the scan is where depth was answered, within {self.protocol}: are the "
             "transforms and the unit of the points right?"
         )

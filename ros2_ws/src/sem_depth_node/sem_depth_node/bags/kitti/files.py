@@ -13,12 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sem_depth_node.image_decoding import cut_short
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 SECOND = 1_000_000_000
 
 _PNG_BEGINS = b"\x89PNG\r\n\x1a\n"
-_PNG_ENDS = b"IEND\xaeB`\x82"  # the last chunk is empty, so its checksum is always the same
 _POINT_BYTES = 16
 
 
@@ -58,13 +59,9 @@ def read_whole_image(file: Path) -> bytes:
         KittiError: it is neither, or cut short.
     """
     data = file.read_bytes()
-    if data.startswith(_PNG_BEGINS):
-        whole = data.endswith(_PNG_ENDS)
-    elif data.startswith(b"\xff\xd8"):
-        whole = data.rstrip(b"\0").endswith(b"\xff\xd9")
-    else:
+    if not data.startswith((_PNG_BEGINS, b"\xff\xd8")):
         raise KittiError(f"{file}: neither a PNG nor a JPEG file")
-    if not whole:
+    if cut_short(data):
         raise KittiError(f"{file}: cut short after {len(data)} bytes")
     return data
 
