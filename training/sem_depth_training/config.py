@@ -106,6 +106,7 @@ class FitConfig(_Strict):
     learning_rate: Rate = 6e-4
     backbone_learning_rate: Rate = 1.5e-4
     frozen_backbone_blocks: Annotated[int, Field(ge=0, le=16)] = 3
+    stochastic_depth: float = Field(0.0, ge=0, lt=1)  # how often the compact backbone's last block is left out
     weight_decay: float = Field(0.02, ge=0)
     warmup_steps: Annotated[int, Field(ge=0)] = 200
     gradient_norm: float = Field(1.0, gt=0)

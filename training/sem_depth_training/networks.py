@@ -24,14 +24,17 @@ _PRETRAINED_PARTS = {
 def network_for(config: FitConfig, *, for_training: bool = False, pretrained: bool = False) -> DepthNetwork:
     """The network of the configuration, with the pretrained weights it starts from or with none to be loaded into.
 
-    `for_training` freezes what the configuration says, and turns on gradient checkpointing where it is asked for.
+    `for_training` freezes and leaves out what the configuration says, and turns on gradient checkpointing where it is
+    asked for.
     Raises CheckpointError where public weights do not fit or are not named.
     """
     if config.preset == "compact":
         network = compact(cast(CompactConditioning, config.conditioning), pretrained)
         checkpointing = config.gradient_checkpointing
         if for_training:
-            cast(CompactSemanticEncoder, network.semantic_encoder).backbone.freeze(config.frozen_backbone_blocks)
+            backbone = cast(CompactSemanticEncoder, network.semantic_encoder).backbone
+            backbone.freeze(config.frozen_backbone_blocks)
+            backbone.drop_blocks(config.stochastic_depth)
     else:
         assert config.paper is not None, "FitConfig checks it"
         network = _paper(config, config.paper, pretrained)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from sem_depth_node.camera import CameraModel
 from sem_depth_training.data.augmentation import (
@@ -13,8 +14,10 @@ from sem_depth_training.data.augmentation import (
     Sample,
     apply_crop,
     blur,
+    borrow_style,
     join_side_by_side,
     random_crop,
+    turn,
     vary_appearance,
     vary_weather,
 )
@@ -84,6 +87,77 @@ def test_dense_depth_stays_where_the_augmented_camera_projects_it(seed: int) -> 
     slope = (columns - CAMERA.cx) / CAMERA.fx * (-1 if crop.flip else 1)
     projected = slope * sample.camera.fx + sample.camera.cx
     assert np.abs(projected - np.arange(640)).max() <= 0.5 * sample.camera.fx / CAMERA.fx + 0.1
+
+
+def _rotation(roll: float, pitch: float) -> NDArray[np.float64]:
+    """Roll about z (forward), then pitch about x (right), in the optical frame."""
+    about_z = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
+    return about_x @ about_z
+
+
+ANGLES = st.floats(-0.1, 0.1)
+
+
+@given(roll=ANGLES, pitch=ANGLES, u=st.integers(0, 1241), v=st.integers(0, 374), z=st.floats(2, 80))
+@settings(max_examples=60, deadline=None)
+def test_a_measured_point_is_where_a_turned_camera_sees_it(roll: float, pitch: float, u: int, v: int, z: float) -> None:
+    point = _rotation(roll, pitch) @ np.array([(u - CAMERA.cx) / CAMERA.fx * z, (v - CAMERA.cy) / CAMERA.fy * z, z])
+    points = DepthPoints(np.array([u], np.int16), np.array([v], np.int16), np.array([z], np.float32))
+    shape = (CAMERA.height, CAMERA.width)
+
+    _, turned, _ = turn(np.zeros((*shape, 3), np.uint8), points, np.zeros(shape, bool), CAMERA, roll, pitch)
+
+    assert isinstance(turned, DepthPoints)
+    expected = CAMERA.project(point[None])[0]
+    if len(turned.z):
+        assert turned.z[0] == pytest.approx(point[2], rel=1e-5)
+        assert np.abs(np.array([turned.u[0], turned.v[0]]) - expected).max() <= 0.5 + 1e-3
+    else:
+        assert ((expected < -0.5 + 1e-3) | (expected > np.array([CAMERA.width, CAMERA.height]) - 0.5 - 1e-3)).any()
+
+
+def test_level_ground_tilts_when_the_camera_turns() -> None:
+    height, roll, pitch = 1.65, np.radians(3.0), np.radians(-2.0)
+    v, u = np.indices((CAMERA.height, CAMERA.width))
+    rays = np.stack([(u - CAMERA.cx) / CAMERA.fx, (v - CAMERA.cy) / CAMERA.fy, np.ones(u.shape)], axis=-1)
+
+    def ground(normal: NDArray[np.float64]) -> NDArray[np.float32]:
+        metres = height / np.maximum(rays @ normal, 1e-6)
+        return np.where(metres < 60, metres, 0).astype(np.float32)
+
+    down = np.array([0.0, 1.0, 0.0])
+    level = (ground(down) * 256).round().astype(np.uint16)
+    seen = np.repeat((level > 0)[:, :, None], 3, axis=2).astype(np.uint8) * 200
+
+    image, depth, sky = turn(seen, level, level == 0, CAMERA, roll, pitch)
+
+    expected = ground(_rotation(roll, pitch) @ down)
+    assert isinstance(depth, np.ndarray)
+    both = (depth > 0) & (expected > 0)
+    assert both.sum() > 0.95 * (expected[:300] > 0).sum(), "but for what comes into view"
+    error = np.abs(depth[both] / 256 / expected[both] - 1)
+    assert np.median(error) < 0.005
+    assert np.quantile(error[expected[both] < 20], 0.999) < 0.02
+    assert ((image[..., 0] > 100) == (expected > 0))[:300].mean() > 0.99
+    assert (sky == (expected == 0))[60:300].mean() > 0.99
+
+
+def test_a_borrowed_style_brings_colours_and_leaves_edges_where_they_are() -> None:
+    rng = np.random.default_rng(0)
+    image = np.full((96, 160, 3), (60, 90, 120), np.uint8)
+    for _ in range(60):
+        x, y = rng.integers(0, 150), rng.integers(0, 90)
+        image[y : y + 6, x : x + 10] = rng.integers(30, 150, 3)
+    other = np.full((50, 70, 3), (170, 110, 70), np.uint8)
+
+    styled = borrow_style(np.random.default_rng(1), image, other)
+
+    assert np.abs(styled.mean((0, 1)) - (170, 110, 70)).max() < 3
+    for channel in range(3):
+        before, after = (np.diff(picture[:, :, channel].astype(float)).ravel() for picture in (image, styled))
+        assert np.corrcoef(before, after)[0, 1] > 0.95
+    assert (borrow_style(rng, image, image).astype(int) - image).max() <= 1, "its own style changes nothing"
 
 
 def _street() -> Sample:

@@ -36,6 +36,8 @@ def config_file(driving_index: Path, tmp_path: Path) -> Path:
     path = tmp_path / "fit.yaml"
     fields = {
         "conditioning": "seecoder_pa",  # its positions jitter in training, so randomness counts too
+        "stochastic_depth": 0.3,
+        "augmentation": {"turn": 3.0, "style": 0.5},
         "steps": 5,
         "batch_size": 2,
         "sizes": [[64, 96], [96, 64]],
@@ -249,6 +251,21 @@ def test_the_average_of_weights_follows_them_with_its_decay() -> None:
     assert average.state["weight"].item() == pytest.approx(0.19 * 0.1 + 0.9)
 
 
+def test_stochastic_depth_leaves_blocks_out_of_samples_in_training_alone(config_file: Path) -> None:
+    config = read_config(config_file).model_copy(update={"stochastic_depth": 0.6})
+    backbone = network_for(config, for_training=True, pretrained=True).semantic_encoder.backbone
+    block = backbone.blocks[-2]  # the last that adds to its input: 0.6 * 14 / 15
+    x = torch.randn(1, 192, 2, 3, generator=torch.Generator().manual_seed(0)).expand(400, -1, -1, -1)
+    with torch.no_grad():
+        added = block.eval()(x) - x
+        torch.manual_seed(1)
+        drawn = backbone.train().blocks[-2](x) - x
+    left_out = (drawn == 0).all(3).all(2).all(1)
+    assert left_out.float().mean().item() == pytest.approx(0.56, abs=0.08)
+    torch.testing.assert_close(drawn[~left_out], added[~left_out] / (1 - 0.56), rtol=1e-4, atol=1e-5)
+    assert network_for(config).train().semantic_encoder.backbone.blocks[-2].drop == 0, "unless it is trained"
+
+
 def test_losses_told_after_a_resume_are_means_of_what_was_done_since(config_file: Path, tmp_path: Path) -> None:
     config = read_config(config_file)
     fit(config, tmp_path / "killed", KillAt("step 3/5"))
@@ -457,9 +474,9 @@ def test_a_frame_that_cannot_be_decoded_is_named_by_whoever_draws_it(config_file
 
 def test_frames_read_when_drawn_give_the_same_batches_as_kept_ones(driving_index: Path) -> None:
     sources = [(read_index(driving_index, "train"), 1.0)]
+    augmentation = AugmentationConfig(fog=0.5, rain=0.5, turn=5.0, style=0.5, join=0.5)
     kept, read = (
-        BatchesByStep(Mixture(sources, 100.0, memory), [(64, 96)], 4, AugmentationConfig(fog=0.5, rain=0.5), 3)
-        for memory in (1e9, 0.0)
+        BatchesByStep(Mixture(sources, 100.0, memory), [(64, 96)], 4, augmentation, 3) for memory in (1e9, 0.0)
     )
     for step in range(3):
         for name, tensor in kept[step].state().items():

@@ -53,6 +53,8 @@ class AugmentationConfig(BaseModel):
     zoom: float = Field(1.6, ge=1)  # largest enlargement over the largest crop
     whole: float = Field(0.4, ge=0, le=1)  # probability of the largest crop, which is what the robot sees
     stretch: float = Field(0.04, ge=0, lt=0.5)  # aspect error; the estimator allows itself 5 %
+    turn: float = Field(0.0, ge=0, le=15)  # degrees of roll and of pitch, at most; not for stereo pairs
+    style: float = Field(0.0, ge=0, le=1)  # probability of the large-scale colours of another frame
     colour: float = Field(0.25, ge=0, lt=1)  # brightness, contrast and saturation factors 1 +- this
     gamma: float = Field(0.3, ge=0, lt=1)
     tint: float = Field(0.08, ge=0, lt=1)
@@ -74,6 +76,37 @@ class Crop:
     width: int
     height: int
     flip: bool = False
+
+
+def turn(
+    image: NDArray[np.uint8],
+    depth: DepthPoints | NDArray[np.uint16],
+    sky: NDArray[np.bool_],
+    camera: CameraModel,
+    roll: float,
+    pitch: float,
+) -> tuple[NDArray[np.uint8], DepthPoints | NDArray[np.uint16], NDArray[np.bool_]]:
+    """What the same camera sees after it is turned: rolled about z, then pitched about x, radians in the optical frame.
+
+    A turn about the optical centre maps pixels by the homography K R K^-1, whatever their depth (Hartley & Zisserman,
+    Multiple View Geometry, 8.4.2), and depth along the new Z is the third row of R times the point. What comes into
+    view is mirrored in the image and unknown in the depth. Depth as in `apply_crop`.
+    """
+    rotation = cv2.Rodrigues(np.array([pitch, 0.0, 0.0]))[0] @ cv2.Rodrigues(np.array([0.0, 0.0, roll]))[0]
+    k = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
+    homography = k @ rotation @ np.linalg.inv(k)
+    size = (camera.width, camera.height)
+    turned: Any = cv2.warpPerspective(image, homography, size, borderMode=cv2.BORDER_REFLECT)
+    turned_sky = cv2.warpPerspective(sky.astype(np.uint8), homography, size, flags=cv2.INTER_NEAREST) > 0
+    if isinstance(depth, DepthPoints):
+        x, y, factor = homography @ np.stack([depth.u, depth.v, np.ones(len(depth.u))])
+        u, v, z = np.rint(x / factor), np.rint(y / factor), (depth.z * factor).astype(np.float32)
+        inside = (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
+        return turned, DepthPoints(u[inside].astype(np.int16), v[inside].astype(np.int16), z[inside]), turned_sky
+    rows, columns = np.indices(depth.shape)
+    factors = homography[2, 0] * columns + homography[2, 1] * rows + homography[2, 2]
+    metres = np.clip(np.rint(depth * factors), 0, np.iinfo(np.uint16).max).astype(np.uint16)
+    return turned, cv2.warpPerspective(metres, homography, size, flags=cv2.INTER_NEAREST), turned_sky
 
 
 def random_crop(
@@ -164,6 +197,23 @@ def join_side_by_side(rng: np.random.Generator, left: Sample, right: Sample) -> 
         np.concatenate([left.sky[:, :column], right.sky[:, column:]], 1),
         left.camera,
     )
+
+
+def borrow_style(rng: np.random.Generator, image: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image with the large-scale colours and contrasts of `other`: its amplitudes at up to 2 periods across.
+
+    Fourier domain adaptation (Yang & Soatto, arXiv 2004.05498): phases, where the structure is, stay. It takes rendered
+    and real frames towards each other. RGB uint8 [H, W, 3] both; `other` may be of another size.
+    """
+    periods = int(rng.integers(1, 3))
+    height, width = image.shape[:2]
+    other = cv2.resize(other, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    spectrum, wanted = (np.fft.rfft2(picture.astype(np.float32), axes=(0, 1)) for picture in (image, other))
+    for rows in (slice(0, periods + 1), slice(height - periods, height)):
+        low = spectrum[rows, : periods + 1]
+        low *= np.abs(wanted[rows, : periods + 1]) / np.maximum(np.abs(low), 1e-3)
+    styled = np.fft.irfft2(spectrum, s=(height, width), axes=(0, 1))
+    return np.clip(np.rint(styled), 0, 255).astype(np.uint8)
 
 
 def blur(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -18,8 +18,10 @@ from sem_depth_training.data.augmentation import (
     DepthPoints,
     Sample,
     apply_crop,
+    borrow_style,
     join_side_by_side,
     random_crop,
+    turn,
     vary_appearance,
     vary_weather,
 )
@@ -171,7 +173,7 @@ class BatchesByStep(Dataset[Batch | DataError]):
             frame = self.mixture.load(int(index))
             view = self._view(rng, frame, height, width)
             if rng.random() < self.augmentation.join:
-                other = self.mixture.load(int(rng.choice(len(self.mixture.frames), p=self.mixture.probabilities)))
+                other = self._draw(rng)
                 if other.sparse == frame.sparse:  # the losses of a whole image depend on it
                     beside = self._view(rng, other, height, width)
                     # Half of the picture is not in the partner, so the pair says nothing of it.
@@ -190,10 +192,19 @@ class BatchesByStep(Dataset[Batch | DataError]):
             pair_shift=torch.tensor([view.shift for view in views], dtype=torch.float32),
         )
 
+    def _draw(self, rng: np.random.Generator) -> LoadedFrame:
+        return self.mixture.load(int(rng.choice(len(self.mixture.frames), p=self.mixture.probabilities)))
+
     def _view(self, rng: np.random.Generator, frame: LoadedFrame, height: int, width: int) -> "_View":
         crop = random_crop(rng, frame.camera, height, width, self.augmentation)
-        plain = apply_crop(frame.image, frame.depth, frame.sky, frame.camera, crop, height, width)
+        measured = (frame.image, frame.depth, frame.sky)
+        if self.augmentation.turn and frame.partner is None:  # a pair that is turned has its rows no longer in line
+            roll, pitch = np.radians(rng.uniform(-self.augmentation.turn, self.augmentation.turn, 2))
+            measured = turn(*measured, frame.camera, roll, pitch)
+        plain = apply_crop(*measured, frame.camera, crop, height, width)
         image = vary_weather(rng, plain, not frame.sparse, self.augmentation)
+        if rng.random() < self.augmentation.style:
+            image = borrow_style(rng, image, self._draw(rng).image)
         sample = replace(plain, image=vary_appearance(rng, image, self.augmentation))
         if frame.partner is None:
             return _View(sample, np.stack([plain.image, plain.image]), 0.0)

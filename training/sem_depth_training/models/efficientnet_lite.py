@@ -6,6 +6,7 @@ bottom and the right.
 """
 
 import re
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +68,11 @@ class SameConvolution(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Mobile inverted bottleneck: expand 1x1, depthwise, project 1x1."""
+    """Mobile inverted bottleneck: expand 1x1, depthwise, project 1x1.
+
+    `drop` is the probability that training leaves what the block adds out of a sample (stochastic depth, Huang et al.,
+    arXiv 1603.09382, which the ImageNet weights were trained with too).
+    """
 
     def __init__(self, inputs: int, outputs: int, expand: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -76,10 +81,16 @@ class InvertedResidual(nn.Module):
         self.depthwise = SameConvolution(hidden, hidden, kernel, stride, groups=hidden)
         self.project = SameConvolution(hidden, outputs, 1, activation=False)
         self.residual = stride == 1 and inputs == outputs
+        self.drop = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.project(self.depthwise(self.expand(x)))
-        return x + y if self.residual else y
+        if not self.residual:
+            return y
+        if self.training and self.drop:
+            kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop
+            y = y * (kept / (1 - self.drop)).to(y.dtype)
+        return x + y
 
 
 class EfficientNetLite(nn.Module):
@@ -129,6 +140,11 @@ class EfficientNetLite0(EfficientNetLite):
         """Fix the stem and the first `blocks` blocks; they then cost no backward pass."""
         for part in [self.stem, *self.blocks[:blocks]]:
             part.requires_grad_(False)
+
+    def drop_blocks(self, probability: float) -> None:
+        """Stochastic depth in training: none at the first block, rising to `probability` at the last."""
+        for index, block in enumerate(self.blocks):
+            cast(InvertedResidual, block).drop = probability * index / (len(self.blocks) - 1)
 
     def train(self, mode: bool = True) -> "EfficientNetLite0":
         """Batch normalisation keeps its ImageNet statistics: batches here are small and of two shapes."""
