@@ -27,9 +27,9 @@ def pair() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return scene[:, :WIDTH].copy(), scene[:, DISPARITY:].copy()
 
 
-def write_pair(folder: Path, pair: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> Path:
+def write_pair(folder: Path, pair: tuple[NDArray[np.uint8], NDArray[np.uint8]], measured: float = 10.5) -> Path:
     lidar = np.zeros((HEIGHT, WIDTH), np.uint16)
-    lidar[-20::4, ::6] = 12 * 256
+    lidar[-20::4, ::6] = measured * 256
     rows = []
     for side, letter, image in (("left", "l", pair[0]), ("right", "r", pair[1])):
         cv2.imwrite(
@@ -81,20 +81,30 @@ def test_a_grey_wall_up_to_the_top_is_not_taken_for_sky() -> None:
     assert not sky_mask(wall, np.zeros((HEIGHT, WIDTH), bool)).any()
 
 
-def test_a_completed_index_keeps_the_lidar_and_fills_what_it_left_open(
-    tmp_path: Path, pair: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+@pytest.mark.parametrize(("measured", "wall"), [(10.5, 10.5), (0.0, WALL)])
+def test_a_completed_index_keeps_the_lidar_and_fills_what_it_left_open_in_accord_with_it(
+    tmp_path: Path, pair: tuple[NDArray[np.uint8], NDArray[np.uint8]], measured: float, wall: float
 ) -> None:
-    index = write_pair(tmp_path, pair)
+    index = write_pair(tmp_path, pair, measured)
     frames = read_index(complete_index(stereo_pairs(index, "train"), tmp_path / "stereo", BASELINE), "train")
     assert len(frames) == 2
     for frame in frames:
         depth, sky = frame.read_depth(), frame.read_sky()
-        assert (depth[-20::4, ::6] == 12).all()
+        if measured:
+            assert (depth[-20::4, ::6] == measured).all()
         filled = depth[SKYLINE + 10 : 100]
         assert (filled > 0).mean() > 0.15
-        np.testing.assert_allclose(np.median(filled[filled > 0]), WALL, rtol=0.02)
+        np.testing.assert_allclose(np.median(filled[filled > 0]), wall, rtol=0.02)
         assert sky[:30].mean() > 0.9
         assert not (sky & (depth > 0)).any()
+
+
+def test_a_wrong_baseline_is_told_by_the_lidar(
+    tmp_path: Path, pair: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+) -> None:
+    index = write_pair(tmp_path, pair)
+    with pytest.raises(DataError, match=r"0l\.jpg: its stereo pair is off by -?\d+\.\d pixels .*check the baseline"):
+        complete_index(stereo_pairs(index, "train"), tmp_path / "stereo", 2 * BASELINE)
 
 
 def test_an_index_without_pairs_is_an_error(tmp_path: Path, pair: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> None:
