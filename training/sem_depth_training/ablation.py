@@ -52,7 +52,7 @@ def ablation(
     Raises:
         TrainingError: the configuration has no validation frames, or is of another preset.
     """
-    if config.preset != "compact" or config.validation is None or config.initial is not None:
+    if config.preset != "compact" or config.validation is None or config.initial:
         raise TrainingError("an ablation needs a configuration of preset compact, with validation and without initial")
     if unknown := [name for name in conditionings if name not in get_args(CompactConditioning)]:
         expected = ", ".join(get_args(CompactConditioning))

@@ -1,6 +1,6 @@
-"""Exponential moving average of a network's weights."""
+"""Averages of a network's weights: over the steps of a run, and over several runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,3 +34,17 @@ class WeightAverage:
         """Go on from the average `state`, on the device of the network."""
         for name, tensor in self.state.items():
             tensor.copy_(state[name])
+
+
+def mean_of(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of several networks' weights, a model soup (Wortsman et al., arXiv 2203.05482).
+
+    It is a good network where they were trained from the same weights. What is no floating-point number is the first's.
+    """
+    first = states[0]
+    return {
+        name: torch.stack([state[name].float() for state in states]).mean(0).to(tensor.dtype)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in first.items()
+    }

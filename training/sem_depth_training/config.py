@@ -90,13 +90,13 @@ class FitConfig(_Strict):
     """One training run.
 
     `initial` is a checkpoint of the same preset and conditioning: this run starts from its averaged weights, the frozen
-    latent encoder included, with a fresh optimizer and schedule.
+    latent encoder included, with a fresh optimizer and schedule. Of several it starts from the mean.
     """
 
     preset: Literal["compact", "paper"] = "compact"
     conditioning: Conditioning = "seecoder"
     paper: PaperConfig | None = None
-    initial: Path | None = None
+    initial: list[Path] = []
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     steps: Positive
     batch_size: Positive = 8
@@ -125,6 +125,11 @@ class FitConfig(_Strict):
     data: Annotated[list[Source], Field(min_length=1)]
     validation: ValidationConfig | None = None
     bundle: BundleConfig
+
+    @field_validator("initial", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, initial: object) -> object:
+        return initial if isinstance(initial, list) else [] if initial is None else [initial]
 
     @field_validator("precision", mode="before")
     @classmethod

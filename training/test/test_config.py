@@ -36,6 +36,11 @@ def test_every_wrong_key_is_named_at_once(tmp_path: Path) -> None:
         assert key in str(caught.value)
 
 
+def test_a_run_may_start_from_one_run_or_several(tmp_path: Path) -> None:
+    for given, expected in (("a.pt", ["a.pt"]), (["a.pt", "b.pt"], ["a.pt", "b.pt"]), (None, [])):
+        assert read_config(write(tmp_path, initial=given)).initial == [Path(name) for name in expected]
+
+
 def test_sizes_must_fit_the_network(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="size 100x200 is not divisible by 32"):
         read_config(write(tmp_path, sizes=[[100, 200]]))

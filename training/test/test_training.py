@@ -315,7 +315,7 @@ def test_a_run_starts_from_the_weights_of_another(config_file: Path, tmp_path: P
     config = read_config(config_file).model_copy(update={"steps": 2})
     first = fit(config, tmp_path / "first")
     other_data = [source.model_copy(update={"name": "the plane again"}) for source in config.data]
-    second = config.model_copy(update={"initial": first, "steps": 1, "learning_rate": 1e-12, "data": other_data})
+    second = config.model_copy(update={"initial": [first], "steps": 1, "learning_rate": 1e-12, "data": other_data})
     second = second.model_copy(update={"backbone_learning_rate": 1e-12})
 
     started, given = (read_checkpoint(path) for path in (fit(second, tmp_path / "second"), first))
@@ -327,6 +327,23 @@ def test_a_run_starts_from_the_weights_of_another(config_file: Path, tmp_path: P
         assert torch.equal(started["network"][name], given["average"][name])
     assert not (tmp_path / "second" / "latent_encoder.pt").exists()
     assert [data["name"] for data in started["training_data"]] == ["plane", "the plane again"]
+
+
+def test_a_run_starts_from_the_mean_of_runs_with_one_origin(config_file: Path, tmp_path: Path) -> None:
+    config = read_config(config_file).model_copy(update={"steps": 2})
+    origin = fit(config, tmp_path / "origin")
+    both = [fit(config.model_copy(update={"initial": [origin], "seed": seed}), tmp_path / str(seed)) for seed in (1, 2)]
+    still = {"steps": 1, "learning_rate": 1e-12, "backbone_learning_rate": 1e-12}
+
+    started = read_checkpoint(fit(config.model_copy(update={"initial": both, **still}), tmp_path / "mean"))
+
+    one, other = (read_checkpoint(path)["average"] for path in both)
+    assert not torch.equal(one["decoder.head.weight"], other["decoder.head.weight"])
+    for name, _ in network_for(config).named_parameters():
+        torch.testing.assert_close(started["network"][name], (one[name] + other[name]) / 2, rtol=0, atol=1e-6)
+    stranger = fit(config.model_copy(update={"seed": 5}), tmp_path / "stranger")
+    with pytest.raises(TrainingError, match=r"stranger/checkpoint\.pt and .* have different latent encoders"):
+        fit(config.model_copy(update={"initial": [origin, stranger], **still}), tmp_path / "none")
 
 
 def test_released_weights_are_the_rounded_average_and_start_a_run(config_file: Path, tmp_path: Path) -> None:
@@ -342,7 +359,7 @@ def test_released_weights_are_the_rounded_average_and_start_a_run(config_file: P
     round_to_half(network)
     kept = read_checkpoint(released)["average"]
     assert all(torch.equal(kept[name], value) for name, value in network.state_dict().items())
-    fit(config.model_copy(update={"initial": released}), tmp_path / "second")
+    fit(config.model_copy(update={"initial": [released]}), tmp_path / "second")
     with pytest.raises(TrainingError, match=r"weights\.pt: expected a name that ends in \.safetensors"):
         release_weights(checkpoint, tmp_path / "weights.pt")
 
@@ -350,7 +367,7 @@ def test_released_weights_are_the_rounded_average_and_start_a_run(config_file: P
 def test_weights_that_do_not_fit_are_named(config_file: Path, tmp_path: Path) -> None:
     config = read_config(config_file).model_copy(update={"steps": 1})
     first = fit(config, tmp_path / "first")
-    other = config.model_copy(update={"initial": first, "conditioning": "none"})
+    other = config.model_copy(update={"initial": [first], "conditioning": "none"})
     with pytest.raises(TrainingError, match=r"first/checkpoint\.pt: was trained with conditioning 'seecoder_pa'"):
         fit(other, tmp_path / "second")
     state = torch.load(first)
@@ -359,7 +376,7 @@ def test_weights_that_do_not_fit_are_named(config_file: Path, tmp_path: Path) ->
     torch.save(state, tmp_path / "cut.pt")
     problem = r"cut\.pt: its weights do not fit(.|\n)*decoder\.head\.bias: missing(.|\n)*head\.weight: \[3, 16, 3, 3\]"
     with pytest.raises(TrainingError, match=problem):
-        fit(config.model_copy(update={"initial": tmp_path / "cut.pt"}), tmp_path / "second")
+        fit(config.model_copy(update={"initial": [tmp_path / "cut.pt"]}), tmp_path / "second")
 
 
 @pytest.mark.parametrize(
