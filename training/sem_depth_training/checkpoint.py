@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from safetensors import safe_open
 from torch import Tensor
 
+from sem_depth_training.averaging import mean_of
 from sem_depth_training.config import FitConfig
 from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.networks import network_for
@@ -55,6 +57,31 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if missing:
         raise TrainingError(f"{path}: not a checkpoint of sem-depth-train, it lacks {', '.join(sorted(missing))}")
     return state
+
+
+def read_mean(paths: Sequence[Path]) -> dict[str, Any]:
+    """The mean of the averaged weights of checkpoints that had one origin, and what all of them were trained on.
+
+    Configuration and steps are the first's; of one checkpoint it is what `read_checkpoint` reads. Raises TrainingError
+    for a file that is no checkpoint, is of another network, or has another frozen latent encoder than the first.
+    """
+    states = [read_checkpoint(path) for path in paths]
+    if len(states) == 1:
+        return states[0]
+    first = states[0]["average"]
+    for state, path in zip(states[1:], paths[1:], strict=True):
+        weights = state["average"]
+        if {name: x.shape for name, x in weights.items()} != {name: x.shape for name, x in first.items()}:
+            raise TrainingError(f"{path}: is of another network than {paths[0]}, so they have no mean")
+        for name in (name for name in first if name.startswith("latent_encoder.")):
+            if not torch.allclose(weights[name], first[name], 1e-2, 1e-3):  # released weights are rounded to half
+                raise TrainingError(
+                    f"{path}: has another latent encoder than {paths[0]} ({name}), so they have no mean; name runs "
+                    "that started from the same weights"
+                )
+    data = {entry["name"]: entry for state in states for entry in state["training_data"]}
+    average = mean_of([state["average"] for state in states])
+    return {key: states[0][key] for key in RELEASED_STATE} | {"training_data": [*data.values()], "average": average}
 
 
 def _read_whole(path: Path) -> dict[str, Any]:

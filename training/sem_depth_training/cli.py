@@ -191,7 +191,9 @@ def ablation(
 
 @app.command("release-weights")
 def release_weights(
-    checkpoint: Annotated[Path, typer.Argument(help="checkpoint.pt of a run.")],
+    checkpoints: Annotated[
+        list[Path], typer.Argument(help="checkpoint.pt of a run; the mean of several of one origin.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="NAME.safetensors.")],
     calibrate: Annotated[
         Path | None,
@@ -209,7 +211,7 @@ def release_weights(
     if calibrate is not None:
         frames = read_index(calibrate, split)
         adjust = partial(calibrate_confidence, frames=frames, size=_size(size, "--size"), console=Console())
-    print(f"{output}: {release(checkpoint, output, adjust)} bytes")
+    print(f"{output}: {release(checkpoints, output, adjust)} bytes")
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """The weights of a checkpoint alone, as small as the bundle that is exported from them: what a release keeps."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sem_depth_training.checkpoint import RELEASED_STATE, RELEASED_SUFFIX, TrainingError, network_of, read_checkpoint
+from sem_depth_training.checkpoint import RELEASED_STATE, RELEASED_SUFFIX, TrainingError, network_of, read_mean
 from sem_depth_training.export import round_to_half
 from sem_depth_training.models.depth_network import DepthNetwork
 
 
-def release_weights(checkpoint: Path, output: Path, adjust: Callable[[DepthNetwork], None] | None = None) -> int:
+def release_weights(
+    checkpoints: Sequence[Path], output: Path, adjust: Callable[[DepthNetwork], None] | None = None
+) -> int:
     """Write the averaged weights of a checkpoint, rounded as `export` rounds them; returns the bytes written.
 
-    `adjust` may change the network before that, as `calibrate_confidence` does.
+    Of several checkpoints it is the mean, as `read_mean` takes it. `adjust` may change the network before that, as
+    `calibrate_confidence` does.
 
     The file takes a checkpoint's place in `export`, `evaluate` and as the `initial` of a run, and exports to the same
     bytes. It cannot be resumed: the optimizer is left out.
@@ -26,8 +29,8 @@ def release_weights(checkpoint: Path, output: Path, adjust: Callable[[DepthNetwo
     """
     if output.suffix != RELEASED_SUFFIX:
         raise TrainingError(f"{output}: expected a name that ends in {RELEASED_SUFFIX}")
-    state = read_checkpoint(checkpoint)
-    network, _ = network_of(state, checkpoint)
+    state = read_mean(checkpoints)
+    network, _ = network_of(state, checkpoints[0])
     if adjust is not None:
         adjust(network)
     round_to_half(network)

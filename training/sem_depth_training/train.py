@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from sem_depth_node.metrics import mean_metrics
-from sem_depth_training.averaging import WeightAverage, mean_of
+from sem_depth_training.averaging import WeightAverage
 from sem_depth_training.checkpoint import (
     CHECKPOINT,
     TrainingError,
     load_weights,
     network_of,
     read_checkpoint,
+    read_mean,
     require_same_network,
     write_state,
 )
@@ -81,16 +82,15 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
     if config.losses.photometric and not any(frame.partner for frames in sources for frame in frames):
         raise TrainingError("losses.photometric: no source has stereo pairs; give one its `baseline`, or set this to 0")
     checkpoint = output / CHECKPOINT
-    state, initial = None, []
+    state = initial = None
     if checkpoint.exists():
         state = read_checkpoint(checkpoint)
         require_same_network(state, config, checkpoint, "choose another output folder")
         if "optimizer" not in state:
             raise TrainingError(f"{checkpoint}: released weights cannot be resumed; name them as `initial` instead")
-    else:
-        initial = [read_checkpoint(path) for path in config.initial]
-        for given, path in zip(initial, config.initial, strict=True):
-            require_same_network(given, config, path, "choose another `initial` or change the configuration")
+    elif config.initial:
+        initial = read_mean(config.initial)
+        require_same_network(initial, config, config.initial[0], "choose another `initial` or change the configuration")
     teacher = None
     if config.teacher is not None:
         taught = read_checkpoint(config.teacher.checkpoint)
@@ -106,17 +106,15 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
     batches = BatchesByStep(
         mixture, config.sizes, config.batch_size, config.augmentation, config.seed, accelerator.process_index
     )
-    network = network_for(config, for_training=True, pretrained=state is None and not initial)
+    network = network_for(config, for_training=True, pretrained=state is None and initial is None)
     with StopRequest() as stop:
         if state is not None:
             load_weights(network, state["network"], checkpoint)
-        elif initial:
-            for given, path in zip(initial, config.initial, strict=True):
-                load_weights(network, given["average"], path)
-                _require_same_latents(given, initial[0], path, config.initial[0])
-                training_data = _data_of(given) | training_data
-                console.print(f"starting from the weights of {path}, trained for {given['step']} steps")
-            network.load_state_dict(mean_of([given["average"] for given in initial]))
+        elif initial is not None:
+            load_weights(network, initial["average"], config.initial[0])
+            training_data = _data_of(initial) | training_data
+            given = " and ".join(map(str, config.initial))
+            console.print(f"starting from the weights of {given}, trained for {initial['step']} steps")
         elif config.preset == "compact":  # at paper size the latent encoder is Stable Diffusion's
             frozen = output / LATENT_ENCODER
             if accelerator.is_main_process and not frozen.exists():
@@ -327,16 +325,6 @@ def _out_of_memory(config: FitConfig, batch: Batch, step: int, checkpoint: Path)
 
 def _finite(network: nn.Module) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values())
-
-
-def _require_same_latents(state: dict[str, Any], first: dict[str, Any], path: Path, first_path: Path) -> None:
-    for name, tensor in first["average"].items():
-        # Released weights are rounded to half precision.
-        if name.startswith("latent_encoder.") and not torch.allclose(state["average"][name], tensor, 1e-2, 1e-3):
-            raise TrainingError(
-                f"initial: {path} and {first_path} have different latent encoders ({name}), so no mean; "
-                "name runs that started from the same weights"
-            )
 
 
 def _make_folder(path: Path) -> None:

@@ -341,17 +341,22 @@ def test_a_run_starts_from_the_mean_of_runs_with_one_origin(config_file: Path, t
     assert not torch.equal(one["decoder.head.weight"], other["decoder.head.weight"])
     for name, _ in network_for(config).named_parameters():
         torch.testing.assert_close(started["network"][name], (one[name] + other[name]) / 2, rtol=0, atol=1e-6)
+    release_weights(both, tmp_path / "mean.safetensors")
+    released = read_checkpoint(tmp_path / "mean.safetensors")["average"]["decoder.head.weight"]
+    torch.testing.assert_close(
+        released, (one["decoder.head.weight"] + other["decoder.head.weight"]) / 2, rtol=1e-3, atol=6e-8
+    )
     stranger = fit(config.model_copy(update={"seed": 5}), tmp_path / "stranger")
-    with pytest.raises(TrainingError, match=r"stranger/checkpoint\.pt and .* have different latent encoders"):
+    with pytest.raises(TrainingError, match=r"stranger/checkpoint\.pt: has another latent encoder than .*origin"):
         fit(config.model_copy(update={"initial": [origin, stranger], **still}), tmp_path / "none")
 
 
 def test_released_weights_are_the_rounded_average_and_start_a_run(config_file: Path, tmp_path: Path) -> None:
     config = read_config(config_file).model_copy(update={"steps": 1})
     checkpoint, released = fit(config, tmp_path / "first"), tmp_path / "released" / "tiny.safetensors"
-    assert release_weights(checkpoint, released) < checkpoint.stat().st_size / 5
+    assert release_weights([checkpoint], released) < checkpoint.stat().st_size / 5
     again = tmp_path / "again.safetensors"
-    release_weights(released, again)
+    release_weights([released], again)
     assert str(tmp_path).encode() not in released.read_bytes(), "a release tells folders of the machine that trained"
     assert again.read_bytes() == released.read_bytes()
 
@@ -361,7 +366,7 @@ def test_released_weights_are_the_rounded_average_and_start_a_run(config_file: P
     assert all(torch.equal(kept[name], value) for name, value in network.state_dict().items())
     fit(config.model_copy(update={"initial": [released]}), tmp_path / "second")
     with pytest.raises(TrainingError, match=r"weights\.pt: expected a name that ends in \.safetensors"):
-        release_weights(checkpoint, tmp_path / "weights.pt")
+        release_weights([checkpoint], tmp_path / "weights.pt")
 
 
 def test_weights_that_do_not_fit_are_named(config_file: Path, tmp_path: Path) -> None:
