@@ -67,7 +67,7 @@ def read_mean(paths: Sequence[Path]) -> dict[str, Any]:
     """
     states = [read_checkpoint(path) for path in paths]
     if len(states) == 1:
-        return states[0]
+        return states[0]  # to the last bit: a mean makes 0 of -0
     first = states[0]["average"]
     for state, path in zip(states[1:], paths[1:], strict=True):
         weights = state["average"]

@@ -349,6 +349,9 @@ def test_a_run_starts_from_the_mean_of_runs_with_one_origin(config_file: Path, t
     stranger = fit(config.model_copy(update={"seed": 5}), tmp_path / "stranger")
     with pytest.raises(TrainingError, match=r"stranger/checkpoint\.pt: has another latent encoder than .*origin"):
         fit(config.model_copy(update={"initial": [origin, stranger], **still}), tmp_path / "none")
+    unlike = fit(config.model_copy(update={"conditioning": "none"}), tmp_path / "unlike")
+    with pytest.raises(TrainingError, match=r"unlike/checkpoint\.pt: is of another network than .*origin"):
+        release_weights([origin, unlike], tmp_path / "none.safetensors")
 
 
 def test_released_weights_are_the_rounded_average_and_start_a_run(config_file: Path, tmp_path: Path) -> None:
