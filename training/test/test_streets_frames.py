@@ -54,7 +54,7 @@ def test_plans_follow_the_seed_and_vary():
     assert FramePlan.sample(1, 5) == FramePlan.sample(1, 5)
     assert FramePlan.sample(1, 5) != FramePlan.sample(2, 5)
     plans = [FramePlan.sample(0, number) for number in range(300)]
-    assert {plan.street.style for plan in plans} == set(STYLES)
+    assert {plan.street.style for plan in plans} == set(STYLES) - {"wooded"}
     assert {plan.street.weather.condition for plan in plans} == set(CONDITIONS)
     layouts = {plan.street.seed: plan.street.layout() for plan in plans[:36]}
     views = [plan.view(layouts[plan.street.seed]) for plan in plans[:36]]
@@ -88,6 +88,7 @@ if sys.argv[1] == "-c":
     sys.exit(0)
 options = dict(zip(sys.argv[4::2], sys.argv[5::2]))
 out = pathlib.Path(options["--out"])
+(out / "command.txt").write_text(" ".join(sys.argv))
 with (out / "asked.txt").open("a") as file:
     file.write(options["--numbers"] + ",")
 print("Fra:1 Mem:9M | Blender talks here too")
@@ -137,13 +138,24 @@ def test_a_failing_worker_is_reported_with_its_last_words(tmp_path, stand_in):
         render_set(5, out, 1, 0, tmp_path, stand_in)
 
 
-def test_two_seeds_do_not_mix_in_one_folder(tmp_path):
-    from sem_depth_training.streets.render import _claim_seed
+def test_two_sets_do_not_mix_in_one_folder(tmp_path, stand_in):
+    out = tmp_path / "out"
+    render_set(1, out, 1, 4, tmp_path, stand_in)
+    render_set(2, out, 1, 4, tmp_path, stand_in)
+    with pytest.raises(RenderError, match=r"'seed': 4\}, not of \{'seed': 5\}"):
+        render_set(2, out, 1, 5, tmp_path, stand_in)
+    with pytest.raises(RenderError, match=r"not of \{'seed': 4, 'style': 'wooded'\}"):
+        render_set(2, out, 1, 4, tmp_path, stand_in, style="wooded")
 
-    _claim_seed(tmp_path, 4)
-    _claim_seed(tmp_path, 4)
-    with pytest.raises(RenderError, match="seed 4, not 5"):
-        _claim_seed(tmp_path, 5)
+
+def test_a_style_is_rendered_where_it_is_asked_for(tmp_path, stand_in):
+    assert {FramePlan.sample(4, number, "wooded").street.style for number in range(30)} == {"wooded"}
+    out = tmp_path / "out"
+    render_set(2, out, 1, 4, tmp_path, stand_in, style="wooded")
+    assert "--style wooded" in (out / "command.txt").read_text()
+    (out / "command.txt").unlink()
+    render_set(1, tmp_path / "mixed", 1, 4, tmp_path, stand_in)
+    assert "--style" not in (tmp_path / "mixed" / "command.txt").read_text()
 
 
 def test_every_model_has_an_author_and_a_licence():

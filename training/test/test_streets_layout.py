@@ -93,7 +93,7 @@ def test_road_geometry():
     assert road.points(150.0, 0.0)[2] > 2.0
 
 
-@pytest.mark.parametrize("style", ["residential", "country", "highway"])
+@pytest.mark.parametrize("style", ["residential", "country", "highway", "wooded"])
 def test_trees_stand_on_the_land(style):
     layout = make_layout(2, style)
     ground = [
@@ -109,3 +109,22 @@ def test_trees_stand_on_the_land(style):
         near = ground[np.hypot(ground[:, 0] - x, ground[:, 1] - y) < 12.0]
         if len(near):
             assert near[:, 2].min() - 0.3 < z < near[:, 2].max() + 0.05
+
+
+def test_woods_close_the_view_to_the_sides():
+    """Along most of a wooded street's sides something grows between the road and 20 m, and higher than a man."""
+    shares = []
+    for seed in range(6):
+        layout = make_layout(seed, "wooded", length=320.0)
+        grown = [
+            placed for placed in layout.models if placed.model.kind in ("tree", "hedge") or "bush" in placed.model.name
+        ]
+        for side in (-1, 1):
+            tall = [
+                placed.station
+                for placed in grown
+                if 0 < side * placed.offset < layout.section.edge + 20 and placed.model.height * placed.scale > 1.8
+            ]
+            stretches = np.histogram(tall, np.arange(0, 300, 10.0))[0]
+            shares.append((stretches > 0).mean())
+    assert np.mean(shares) > 0.6

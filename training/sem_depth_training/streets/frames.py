@@ -18,7 +18,7 @@ from .views import View, sample_view
 from .weather import Weather, sample_weather
 
 VIEWS_PER_STREET = 3  # far enough apart to share little; building a street costs as much as a picture
-STYLE_SHARES = (0.38, 0.30, 0.17, 0.15)
+STYLE_SHARES = (0.38, 0.30, 0.17, 0.15, 0.0)  # woods are asked for: frames of a seed stay the pictures they were
 COLUMNS = (
     "split", "sequence", "camera", "image", "depth", "fx", "fy", "cx", "cy", "width", "height", "gt_kind", "licence",
     "sky",
@@ -38,12 +38,12 @@ class StreetPlan:
     stations: tuple[float, ...]
 
     @classmethod
-    def sample(cls, set_seed: int, number: int) -> StreetPlan:
+    def sample(cls, set_seed: int, number: int, only: Style | None = None) -> StreetPlan:
         rng = np.random.default_rng([set_seed, number, 0xF8A3E])
         seed = int(rng.integers(1 << 31))
-        style = STYLES[rng.choice(len(STYLES), p=STYLE_SHARES)]
+        mixed = STYLES[rng.choice(len(STYLES), p=STYLE_SHARES)]
         stations = tuple(float(50.0 * view + rng.uniform(0, 15)) for view in range(VIEWS_PER_STREET))
-        return cls(seed, style, sample_weather(rng), stations)
+        return cls(seed, only or mixed, sample_weather(rng), stations)
 
     def layout(self) -> StreetLayout:
         return make_layout(self.seed, self.style, length=320.0, ego_stations=self.stations)
@@ -58,8 +58,9 @@ class FramePlan:
     street: StreetPlan
 
     @classmethod
-    def sample(cls, set_seed: int, number: int) -> FramePlan:
-        return cls(set_seed, number, StreetPlan.sample(set_seed, number // VIEWS_PER_STREET))
+    def sample(cls, set_seed: int, number: int, only: Style | None = None) -> FramePlan:
+        """A frame of the mixture of styles, or of the ``only`` one."""
+        return cls(set_seed, number, StreetPlan.sample(set_seed, number // VIEWS_PER_STREET, only))
 
     @property
     def name(self) -> str:

@@ -17,7 +17,15 @@ PAINTS: tuple[tuple[float, float, float], ...] = (
     (0.2, 0.21, 0.22), (0.33, 0.33, 0.34), (0.3, 0.015, 0.02), (0.015, 0.035, 0.14), (0.03, 0.09, 0.22),
     (0.42, 0.39, 0.3), (0.02, 0.07, 0.04), (0.12, 0.05, 0.03), (0.5, 0.2, 0.02),
 )  # fmt: skip
-LAND_REACH: dict[Style, float] = {"city": 60.0, "residential": 80.0, "country": 170.0, "highway": 170.0}  # metres
+LAND_REACH: dict[Style, float] = {
+    "city": 60.0,
+    "residential": 80.0,
+    "country": 170.0,
+    "highway": 170.0,
+    "wooded": 130.0,
+}  # metres
+STREET_TREES = ("Scopia/sycamoreMaple", "Scopia/poplar", "Scopia/ficusTree", "Scopia/copperBeech")
+HEDGE, BUSH = BY_NAME["Scopia/hedgeTextured"], BY_NAME["Scopia/bush"]
 DITCH = 0.25  # metres that land without a kerb lies below the road's edge
 VEHICLE_GAP = 1.0  # least metres between bumpers of cars that drive or stand one behind the other
 
@@ -266,7 +274,13 @@ class _Planner:
         self.rng = rng = np.random.default_rng([seed, 0x57EE7])
         self.ego_stations, self.ego_speed = ego_stations, ego_speed
         if curvature is None:
-            sharpest = {"city": 1 / 110, "residential": 1 / 90, "country": 1 / 130, "highway": 1 / 500}[style]
+            sharpest = {
+                "city": 1 / 110,
+                "residential": 1 / 90,
+                "country": 1 / 130,
+                "highway": 1 / 500,
+                "wooded": 1 / 150,
+            }[style]
             curvature = rng.uniform(-sharpest, sharpest) if rng.random() < 0.5 else 0.0
         grade = rng.uniform(-0.04, 0.04) if rng.random() < 0.6 else 0.0
         road = Road(-40.0, length, curvature, grade)
@@ -291,6 +305,15 @@ class _Planner:
             self._traffic()
             self._people()
             self._furniture()
+        elif style == "wooded":
+            layout.terrain = self.rng.uniform(0.2, 12.0)
+            if self.rng.random() < 0.5:
+                self._lamps()
+            self._signs()
+            self._traffic()
+            if layout.section.pavement:
+                self._people()
+            self._roadsides()
         else:
             layout.terrain = self.rng.uniform(0.5, 5.0)
             self._guard_rails()
@@ -318,6 +341,12 @@ class _Planner:
     def _place_barrier(self, barrier: Barrier) -> None:
         if self.taken.claim([barrier_box(self.layout.road, barrier)]):
             self.layout.barriers.append(barrier)
+
+    def _place_building(self, building: Building) -> bool:
+        if not self.taken.claim([building_box(building)]):
+            return False
+        self.layout.buildings.append(building)
+        return True
 
     def _seed(self) -> int:
         return int(self.rng.integers(1 << 31))
@@ -347,8 +376,7 @@ class _Planner:
                     floor = float(min(left[2], right[2]))
                     front = float(np.hypot(*(right - left)[:2])) - 0.02
                     house = Building((left[0], left[1], floor), yaw, front, shrunk, storeys, storey, seed)
-                    if self.taken.claim([building_box(house)]):
-                        self.layout.buildings.append(house)
+                    if self._place_building(house):
                         break
                 station += width
                 if not (city and rng.random() < 0.8):
@@ -360,8 +388,7 @@ class _Planner:
         left, right = road.points(road.end, [20.0, -20.0], 0.0)
         yaw = float(np.arctan2(right[1] - left[1], right[0] - left[0]))
         house = Building(tuple(left), yaw, 40.0, 10.0, int(self.rng.integers(3, 6)), 3.1, self._seed())
-        if self.taken.claim([building_box(house)]):
-            self.layout.buildings.append(house)
+        self._place_building(house)
 
     def _lamps(self) -> None:
         road, section, rng = self.layout.road, self.layout.section, self.rng
@@ -386,17 +413,16 @@ class _Planner:
         species = [BY_NAME[name] for name in names] if names else models_of("tree")
         model = species[self.rng.integers(len(species))]
         turn = self.rng.uniform(0, 2 * np.pi)
-        height = self.layout.section.kerb_height + float(self.layout.land_height(station, offset)) - 0.05
+        height = self._foot(station, offset)
         for shrink in (1.0, 0.75, 0.55):  # a crown that would grow into a house is pruned
             if self._place(PlacedModel(model, station, offset, height, turn, scale * shrink)):
                 return
 
     def _trees_along_pavement(self) -> None:
         road, section, rng = self.layout.road, self.layout.section, self.rng
-        street_trees = ("Scopia/sycamoreMaple", "Scopia/poplar", "Scopia/ficusTree", "Scopia/copperBeech")
         if self.layout.style == "city":
             if rng.random() < 0.65:
-                spacing, names = rng.uniform(9, 18), [street_trees[rng.integers(len(street_trees))]]
+                spacing, names = rng.uniform(9, 18), [STREET_TREES[rng.integers(len(STREET_TREES))]]
                 for side in (-1, 1):
                     for station in np.arange(road.start + rng.uniform(2, 12), min(road.end, 220.0), spacing):
                         if rng.random() < 0.85 and not self._on_crossing(station, 2.0):
@@ -418,16 +444,83 @@ class _Planner:
                     rng.uniform(0.6, 1.5),
                 )
             for _ in range(rng.integers(0, 15)):
-                station, offset = rng.uniform(0, 120), side * (section.half_width + rng.uniform(2.5, 12))
-                sunk = float(self.layout.land_height(station, offset)) - 0.05
-                bush = PlacedModel(
-                    BY_NAME["Scopia/bush"], station, offset, sunk, rng.uniform(0, 6.28), rng.uniform(0.6, 1.6)
+                self._bush(rng.uniform(0, 120), side * (section.half_width + rng.uniform(2.5, 12)), 1.6)
+
+    def _roadsides(self) -> None:
+        """Stretches of wood, hedge, tree rows and field, on each side its own; behind all of it a wood's edge."""
+        road, section, rng = self.layout.road, self.layout.section, self.rng
+        for side in (-1, 1):
+            station = road.start
+            while station < road.end - 15:
+                end = min(station + rng.uniform(12, 70), road.end - 10)
+                near = section.edge + rng.uniform(0.8, 7.0)
+                kind = rng.choice(["wood", "hedge", "row", "houses", "field"], p=[0.4, 0.18, 0.2, 0.1, 0.12])
+                if kind == "wood":
+                    self._wood(station, end, side, near, rng.uniform(2, 9))
+                elif kind == "hedge":
+                    self._hedge(station, end, side * near, rng.uniform(1.0, 2.4))
+                    if rng.random() < 0.6:
+                        self._wood(station, end, side, near + 2.0, rng.uniform(2, 6))
+                elif kind == "row":
+                    names, scale = [str(rng.choice([*STREET_TREES, "Scopia/acacia"]))], rng.uniform(0.7, 1.3)
+                    for place in np.arange(station, end, rng.uniform(5, 11)):
+                        self._tree(place, side * (section.edge + rng.uniform(1.0, 1.6)), scale, names)
+                    if rng.random() < 0.5:
+                        self._wood(station, end, side, near + 5.0, rng.uniform(2, 6))
+                elif kind == "houses":
+                    self._detached_houses(station, end, side, near + 5)
+                station = end + rng.uniform(0, 6)
+            self._wood(road.start, road.end - 10, side, section.edge + rng.uniform(18, 80), 5.0)
+
+    def _wood(self, start: float, end: float, side: int, near: float, depth: float) -> None:
+        """From ``near`` metres off the axis on bushes, a thicket that nobody sees through, and trees as close as their
+        crowns allow."""
+        rng = self.rng
+        for station in np.arange(start, end, 1.3):
+            self._bush(station + rng.uniform(-0.5, 0.5), side * (near + rng.uniform(0, 1.6)), 2.2)
+        station = start
+        while station < end:
+            scale = rng.uniform(1.8, 4.5)
+            self._hedge_piece(station, side * (near + 2.0 + 0.3 * scale + rng.uniform(0, 1.0)), scale)
+            station += HEDGE.width * scale
+        for row in np.arange(near + 5.5, near + 5.6 + depth, 3.5):
+            for station in np.arange(start, end, 2.5):
+                self._tree(station + rng.uniform(-1.2, 1.2), side * (row + rng.uniform(-1, 1)), rng.uniform(0.6, 1.7))
+        for _ in range(int((end - start) / 15)):  # and some before the rest
+            self._tree(rng.uniform(start, end), side * (near + rng.uniform(-0.5, 1.5)), rng.uniform(0.5, 1.2))
+
+    def _bush(self, station: float, offset: float, largest: float) -> None:
+        turn, scale = self.rng.uniform(0, 6.28), self.rng.uniform(0.6, largest)
+        self._place(PlacedModel(BUSH, station, offset, self._foot(station, offset), turn, scale))
+
+    def _hedge(self, start: float, end: float, offset: float, scale: float) -> None:
+        for middle in np.arange(start, end, HEDGE.width * scale * 1.01):
+            self._hedge_piece(middle, offset, scale)
+
+    def _hedge_piece(self, station: float, offset: float, scale: float) -> None:
+        self._place(PlacedModel(HEDGE, station, offset, self._foot(station, offset), np.pi / 2, scale))
+
+    def _foot(self, station: float, offset: float) -> float:
+        """The height at which plants stand: a little in the ground."""
+        return self.layout.section.kerb_height + float(self.layout.land_height(station, offset)) - 0.05
+
+    def _detached_houses(self, start: float, end: float, side: int, offset: float) -> None:
+        road, rng = self.layout.road, self.rng
+        for station in np.arange(start, end - 12, rng.uniform(18, 30)):
+            width = rng.uniform(8, 13)
+            floor = float(self.layout.land_height(station + width / 2, side * offset)) + 0.1
+            a, b = road.points([station, station + width], side * offset, floor)
+            left, right = (a, b) if side > 0 else (b, a)
+            yaw = float(np.arctan2(right[1] - left[1], right[0] - left[0]))
+            corner = (float(left[0]), float(left[1]), float(min(left[2], right[2])))
+            self._place_building(
+                Building(
+                    corner, yaw, width, rng.uniform(8, 12), int(rng.integers(2, 4)), rng.uniform(2.8, 3.3), self._seed()
                 )
-                self._place(bush)
+            )
 
     def _garden_edges(self) -> None:
         road, section, rng = self.layout.road, self.layout.section, self.rng
-        hedge = BY_NAME["Scopia/hedgeTextured"]
         for side in (-1, 1):
             station, offset = road.start + 5.0, side * (section.edge + 0.35)
             while station < min(road.end - 20, 160.0):
@@ -437,8 +530,8 @@ class _Planner:
                 )
                 if kind == "hedge":
                     scale = rng.uniform(0.95, 1.3)
-                    for middle in np.arange(station, station + length, hedge.width * scale * 1.02):
-                        self._place(PlacedModel(hedge, middle, offset, section.kerb_height, 0.0, scale))
+                    for middle in np.arange(station, station + length, HEDGE.width * scale * 1.02):
+                        self._place(PlacedModel(HEDGE, middle, offset, section.kerb_height, 0.0, scale))
                 elif kind != "open":
                     seed = self._seed()
                     for start in np.arange(station, station + length, 2.0):
@@ -549,7 +642,7 @@ class _Planner:
     def _furniture(self) -> None:
         layout, rng = self.layout, self.rng
         section = layout.section
-        things = [model for model in models_of("furniture") if model.name != "Scopia/bush"] + models_of("cycle")
+        things = [model for model in models_of("furniture") if model is not BUSH] + models_of("cycle")
         for _ in range(rng.integers(3, 14)):
             model, side = things[rng.integers(len(things))], int(rng.choice([-1, 1]))
             turn = np.pi / 2 * side if model.kind == "furniture" else rng.normal(0, 0.3)

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from . import models
 from .drive import DrivePlan
 from .frames import FramePlan, replace_text, row_path, write_index
+from .road import Style
 
 DEFAULT_CACHE = Path.home() / ".cache" / "sem_depth" / "streets"
 INDEX_EVERY = 10  # frames between updates of index.csv
@@ -37,6 +38,9 @@ def render(
     out: Annotated[Path, typer.Option(help="Folder of the set: index.csv, and shards of a thousand frames.")],
     workers: Annotated[int, typer.Option(min=1, help="Processes; each uses one core and about 2 GB.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the whole set; frame N of a seed is always the same.")] = 0,
+    style: Annotated[
+        Style | None, typer.Option(help="Of all streets; left out, all styles but wooded in fixed shares.")
+    ] = None,
     cache: Annotated[Path, typer.Option(help="Where models and textures are kept between runs.")] = DEFAULT_CACHE,
     python: Annotated[
         Path,
@@ -47,30 +51,32 @@ def render(
 ) -> None:
     """Render street scenes with exact depth and sky masks for training (colour, depth, sky, index.csv)."""
     try:
-        render_set(frames, out, workers, seed, cache, python)
+        render_set(frames, out, workers, seed, cache, python, style)
     except (RenderError, models.ModelError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
 
 
-def render_set(frames: int, out: Path, workers: int, seed: int, cache: Path, python: Path) -> None:
+def render_set(
+    frames: int, out: Path, workers: int, seed: int, cache: Path, python: Path, style: Style | None = None
+) -> None:
     """Render what is missing of frames 0..``frames`` - 1; ``index.csv`` is up to date every few frames.
 
-    Raises :class:`RenderError` where ``python`` has no bpy, ``out`` holds another seed, or a worker fails.
+    Raises :class:`RenderError` where ``python`` has no bpy, ``out`` holds another seed or style, or a worker fails.
     """
     require_bpy(python)
     out.mkdir(parents=True, exist_ok=True)
-    _claim_seed(out, seed)
+    _claim(out, seed, style)
     _stop_on_sigterm()
     models.fetch(cache)
     replace_text(out / "ATTRIBUTION.txt", "\n".join(models.attributions()) + "\n")
-    plans = [FramePlan.sample(seed, number) for number in range(frames)]
+    plans = [FramePlan.sample(seed, number, style) for number in range(frames)]
     missing = [plan.number for plan in plans if not row_path(out, plan).exists()]
     columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task("frames", total=frames, completed=frames - len(missing))
         try:
-            job = Job("frames", out, seed, cache, python)
+            job = Job("frames", out, seed, cache, python, style)
             for finished, _ in enumerate(run_workers(job, missing, workers, FRAMES_PER_PROCESS), 1):
                 progress.advance(task)
                 if finished % INDEX_EVERY == 0:
@@ -137,14 +143,13 @@ def _stop_on_sigterm() -> None:
         signal.signal(signal.SIGTERM, stop)
 
 
-def _claim_seed(out: Path, seed: int) -> None:
+def _claim(out: Path, seed: int, style: Style | None) -> None:
     path = out / "seed.json"
-    if path.exists():
-        there = json.loads(path.read_text())["seed"]
-        if there != seed:
-            raise RenderError(f"{out} holds frames of seed {there}, not {seed}; choose that seed or another folder")
-    else:
-        replace_text(path, json.dumps({"seed": seed}) + "\n")
+    claimed = {"seed": seed} if style is None else {"seed": seed, "style": style}
+    if not path.exists():
+        replace_text(path, json.dumps(claimed) + "\n")
+    elif (there := json.loads(path.read_text())) != claimed:
+        raise RenderError(f"{out} holds frames of {there}, not of {claimed}; choose those options or another folder")
 
 
 @dataclass(frozen=True)
@@ -156,9 +161,12 @@ class Job:
     seed: int
     cache: Path
     python: Path
+    style: Style | None = None
 
     def command(self, numbers: Sequence[int]) -> list[str]:
         options = ["--out", str(self.out), "--cache", str(self.cache), "--seed", str(self.seed)]
+        if self.style is not None:
+            options += ["--style", self.style]
         module = "sem_depth_training.streets.worker"
         return [str(self.python), "-m", module, self.task, *options, "--numbers", ",".join(map(str, numbers))]
 

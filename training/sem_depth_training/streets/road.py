@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-Style = Literal["city", "residential", "country", "highway"]
-STYLES: tuple[Style, ...] = ("city", "residential", "country", "highway")
+Style = Literal["city", "residential", "country", "highway", "wooded"]
+STYLES: tuple[Style, ...] = ("city", "residential", "country", "highway", "wooded")
 STATION_STEP = 1.0  # metres between stations of everything that follows the road
 
 
@@ -93,4 +93,7 @@ def sample_cross_section(style: Style, rng: np.random.Generator) -> CrossSection
         return CrossSection(2, rng.uniform(2.6, 3.1), parking, rng.uniform(1.4, 2.4), rng.uniform(3.0, 7.0), 0.0)
     if style == "country":
         return CrossSection(2, rng.uniform(2.8, 3.4), 0.0, 0.0, 0.0, 0.0)
+    if style == "wooded":
+        pavement = rng.uniform(1.5, 2.8) if rng.random() < 0.6 else 0.0
+        return CrossSection(int(rng.choice([2, 2, 4])), rng.uniform(2.9, 3.6), 0.0, pavement, 0.0, 0.0)
     return CrossSection(int(rng.choice([4, 6])), 3.6, 2.5, 0.0, 0.0, 3.0)

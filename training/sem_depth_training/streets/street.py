@@ -117,7 +117,7 @@ def _markings(geometry: Geometry, layout: StreetLayout, rng: np.random.Generator
         for index in range(1, lanes):
             centre = index == lanes // 2
             line((index - lanes / 2) * lane, 0.12, 0.0 if centre and solid_centre else 3.0, float(rng.choice([3, 5])))
-        if layout.style == "country":
+        if not section.pavement:
             for side in (-1, 1):
                 line(side * (half - 0.3), 0.12)
     if section.parking and layout.style != "highway" and rng.random() < 0.6:
@@ -232,7 +232,7 @@ def _horizon(geometry: Geometry, layout: StreetLayout, rng: np.random.Generator)
     wave = sum(
         rng.uniform(0.3, 1.0) / k * np.sin(k * angle + rng.uniform(0, 2 * np.pi)) for k in (1, 2, 3, 5, 8, 13, 21)
     )
-    tall = np.clip(10 + 9 * np.asarray(wave), 1.5, 60) * (2.0 if layout.style in ("country", "highway") else 1.1)
+    tall = np.clip(10 + 9 * np.asarray(wave), 1.5, 60) * (1.1 if layout.style in ("city", "residential") else 2.0)
     circle = np.stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)], -1)
     circle[-1] = circle[0]
     tall[-1] = tall[0]

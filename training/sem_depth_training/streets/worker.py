@@ -19,6 +19,7 @@ from . import lidar, models
 from .cycles import CyclesStreet
 from .drive import DrivePlan
 from .frames import FramePlan, StreetPlan, write_frame
+from .road import STYLES
 from .street import build_geometry
 from .textures import texture_folder
 from .views import View
@@ -100,6 +101,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--numbers", required=True, help="frame numbers, comma separated")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--style", choices=STYLES)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     numbers = [int(number) for number in options.numbers.split(",")]
@@ -115,7 +117,9 @@ def main() -> None:
         if options.task == "drive":
             render_drive(street, replace(DrivePlan(), seed=options.seed), numbers, options.out)
             return
-        render_frames(street, [FramePlan.sample(options.seed, number) for number in numbers], options.out)
+        render_frames(
+            street, [FramePlan.sample(options.seed, number, options.style) for number in numbers], options.out
+        )
 
 
 if __name__ == "__main__":
