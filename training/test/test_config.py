@@ -24,6 +24,8 @@ def test_the_shipped_configuration_is_valid(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("SEM_DEPTH_DATA", "/data")
     monkeypatch.setenv("SEM_DEPTH_STEREO", "/stereo")
     monkeypatch.setenv("SEM_DEPTH_STREETS", "/streets")
+    monkeypatch.setenv("SEM_DEPTH_WOODED", "/wooded")
+    monkeypatch.setenv("SEM_DEPTH_JUNCTIONS", "/junctions")
     config = read_config(Path(__file__).parents[1] / "configs" / "compact.yaml")
     assert config.data[0].index == Path("/data/driving/index.csv")
 

@@ -93,7 +93,7 @@ def test_road_geometry():
     assert road.points(150.0, 0.0)[2] > 2.0
 
 
-@pytest.mark.parametrize("style", ["residential", "country", "highway", "wooded"])
+@pytest.mark.parametrize("style", ["residential", "country", "highway", "wooded", "junction"])
 def test_trees_stand_on_the_land(style):
     layout = make_layout(2, style)
     ground = [
@@ -128,3 +128,33 @@ def test_woods_close_the_view_to_the_sides():
             stretches = np.histogram(tall, np.arange(0, 300, 10.0))[0]
             shares.append((stretches > 0).mean())
     assert np.mean(shares) > 0.6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_side_streets_carry_traffic_and_nothing_else(seed):
+    layout = make_layout(seed, "junction", length=320.0, ego_stations=(5.0, 60.0, 110.0))
+    assert len(layout.side_streets) == 2
+    asphalt = np.concatenate(
+        [
+            vertices.reshape(-1, 3)
+            for name, (vertices, _) in build_geometry(layout).triangles().items()
+            if name.startswith("asphalt")
+        ]
+    )
+    across = 0
+    for side in layout.side_streets:
+        for placed in layout.models:
+            if abs(placed.station - side.station) >= side.half_width:
+                continue
+            assert placed.model.kind in ("car", "van", "heavy"), placed
+            if abs(placed.turn) == np.pi / 2:
+                across += 1  # keeps right: who drives to the right does so on the near side
+                assert (placed.turn < 0) == (placed.station < side.station)
+        for post in layout.posts:
+            assert abs(post.station - side.station) >= side.half_width
+        for offset in (-50.0, 50.0):  # the road goes on there, level with this one
+            x, y, z = layout.road.points(side.station, offset)
+            near = asphalt[np.hypot(asphalt[:, 0] - x, asphalt[:, 1] - y) < 5.0]
+            assert len(near)
+            np.testing.assert_allclose(near[:, 2], z, atol=0.3)  # on a slope the ends of the strip differ
+    assert across > 5

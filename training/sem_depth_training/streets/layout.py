@@ -23,10 +23,12 @@ LAND_REACH: dict[Style, float] = {
     "country": 170.0,
     "highway": 170.0,
     "wooded": 130.0,
+    "junction": 130.0,
 }  # metres
 STREET_TREES = ("Scopia/sycamoreMaple", "Scopia/poplar", "Scopia/ficusTree", "Scopia/copperBeech")
 HEDGE, BUSH = BY_NAME["Scopia/hedgeTextured"], BY_NAME["Scopia/bush"]
 DITCH = 0.25  # metres that land without a kerb lies below the road's edge
+VEHICLES: tuple[Kind, ...] = ("car", "van", "heavy")
 VEHICLE_GAP = 1.0  # least metres between bumpers of cars that drive or stand one behind the other
 
 
@@ -147,6 +149,16 @@ class Barrier:
     seed: int
 
 
+@dataclass(frozen=True)
+class SideStreet:
+    """A street across this one, level with it, its axis at ``station``: ``reach`` metres to both sides."""
+
+    station: float
+    half_width: float
+    lane_width: float
+    reach: float = 70.0
+
+
 @dataclass
 class StreetLayout:
     """Everything in one street. ``ego_lane`` is the lane of the camera."""
@@ -161,6 +173,7 @@ class StreetLayout:
     posts: list[Post] = field(default_factory=list)
     barriers: list[Barrier] = field(default_factory=list)
     crossings: list[float] = field(default_factory=list)  # stations where zebra crossings begin, 4 m long
+    side_streets: list[SideStreet] = field(default_factory=list)
     terrain: float = 0.0  # height of the land's waves, metres
 
     @property
@@ -280,6 +293,7 @@ class _Planner:
                 "country": 1 / 130,
                 "highway": 1 / 500,
                 "wooded": 1 / 150,
+                "junction": 1 / 300,
             }[style]
             curvature = rng.uniform(-sharpest, sharpest) if rng.random() < 0.5 else 0.0
         grade = rng.uniform(-0.04, 0.04) if rng.random() < 0.6 else 0.0
@@ -305,6 +319,14 @@ class _Planner:
             self._traffic()
             self._people()
             self._furniture()
+        elif style == "junction":
+            self._side_streets()
+            self._signals()
+            if self.rng.random() < 0.6:
+                self._lamps()
+            self._signs()
+            self._traffic()
+            self._roadsides()
         elif style == "wooded":
             layout.terrain = self.rng.uniform(0.2, 12.0)
             if self.rng.random() < 0.5:
@@ -329,13 +351,16 @@ class _Planner:
     # --- placing ----------------------------------------------------------------------------------------------------
 
     def _place(self, placed: PlacedModel) -> bool:
+        size = max(placed.model.length, placed.model.width) * placed.scale
+        if placed.model.kind not in VEHICLES and self._on_side_street(placed.station, 0.4 * size):
+            return False
         if not self.taken.claim(model_boxes(self.layout.road, placed)):
             return False
         self.layout.models.append(placed)
         return True
 
     def _place_post(self, post: Post) -> None:
-        if self.taken.claim([post_box(self.layout.road, post)]):
+        if not self._on_side_street(post.station, 0.0) and self.taken.claim([post_box(self.layout.road, post)]):
             self.layout.posts.append(post)
 
     def _place_barrier(self, barrier: Barrier) -> None:
@@ -353,6 +378,43 @@ class _Planner:
 
     def _on_crossing(self, station: float, margin: float) -> bool:
         return any(start - margin < station < start + 4 + margin for start in self.layout.crossings)
+
+    def _on_side_street(self, station: float, margin: float) -> bool:
+        return any(abs(station - side.station) < side.half_width + margin for side in self.layout.side_streets)
+
+    def _side_streets(self) -> None:
+        """Two junctions, in sight of the usual places of the camera and not at them, and who drives across."""
+        rng, section = self.rng, self.layout.section
+        for nearest, farthest in ((27.0, 40.0), (127.0, 145.0)):
+            lanes, lane_width = int(rng.choice([1, 1, 2])), rng.uniform(2.9, 3.5)
+            street = SideStreet(rng.uniform(nearest, farthest), lanes * lane_width + 0.4, lane_width)
+            self.layout.side_streets.append(street)
+            if rng.random() < 0.5:
+                self.layout.crossings.append(street.station - street.half_width - 6.0)
+            if self.ego_speed:
+                continue  # nobody crosses moving traffic
+            density = rng.uniform(8, 30)
+            for lane in range(2 * lanes):
+                turn = -np.pi / 2 if lane < lanes else np.pi / 2  # traffic keeps right
+                offset, station = -street.reach + 3, street.station + lane_width * (lane - lanes + 0.5)
+                while offset < street.reach - 8:
+                    model = self._vehicle(0.2, lane_width - 0.1)
+                    middle = offset + model.length / 2
+                    self._place(PlacedModel(model, station, middle, 0.0, turn, 1.0, self._paint()))
+                    offset += model.length + VEHICLE_GAP + rng.exponential(density)
+            for side in (-1, 1):
+                if rng.random() < 0.5:  # a house at the corner
+                    start = street.station + street.half_width + rng.uniform(2, 6)
+                    self._detached_houses(start, start + 30, side, section.edge + rng.uniform(3, 12))
+
+    def _signals(self) -> None:
+        half, rng = self.layout.section.half_width, self.rng
+        for street in self.layout.side_streets:
+            if rng.random() < 0.7:
+                for side in (-1, 1):
+                    for place in (-1, 1):
+                        station = street.station + place * (street.half_width + 1.0)
+                        self._place_post(Post("signal", station, side * (half + 1.0), 3.6, self._seed()))
 
     def _crossings(self) -> list[float]:
         stations = sorted(float(round(s)) for s in self.rng.uniform(8, 150, self.rng.integers(0, 3)))
@@ -415,8 +477,16 @@ class _Planner:
         turn = self.rng.uniform(0, 2 * np.pi)
         height = self._foot(station, offset)
         for shrink in (1.0, 0.75, 0.55):  # a crown that would grow into a house is pruned
-            if self._place(PlacedModel(model, station, offset, height, turn, scale * shrink)):
+            tree = PlacedModel(model, station, offset, height, turn, scale * shrink)
+            if not self._hangs_low(tree) and self._place(tree):
                 return
+
+    def _hangs_low(self, tree: PlacedModel) -> bool:
+        """True where leaves would be in the way on the road, of the styles whose trees stand that close."""
+        model, reach = tree.model, 0.4 * max(tree.model.length, tree.model.width) * tree.scale
+        if self.layout.style not in ("wooded", "junction") or abs(tree.offset) - reach > self.layout.section.half_width:
+            return False
+        return model.crown_base * model.height * tree.scale < 3.0
 
     def _trees_along_pavement(self) -> None:
         road, section, rng = self.layout.road, self.layout.section, self.rng
@@ -508,6 +578,8 @@ class _Planner:
         road, rng = self.layout.road, self.rng
         for station in np.arange(start, end - 12, rng.uniform(18, 30)):
             width = rng.uniform(8, 13)
+            if self._on_side_street(station + width / 2, width / 2 + 1):
+                continue
             floor = float(self.layout.land_height(station + width / 2, side * offset)) + 0.1
             a, b = road.points([station, station + width], side * offset, floor)
             left, right = (a, b) if side > 0 else (b, a)

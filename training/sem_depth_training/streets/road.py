@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-Style = Literal["city", "residential", "country", "highway", "wooded"]
-STYLES: tuple[Style, ...] = ("city", "residential", "country", "highway", "wooded")
+Style = Literal["city", "residential", "country", "highway", "wooded", "junction"]
+STYLES: tuple[Style, ...] = ("city", "residential", "country", "highway", "wooded", "junction")
 STATION_STEP = 1.0  # metres between stations of everything that follows the road
 
 
@@ -96,4 +96,6 @@ def sample_cross_section(style: Style, rng: np.random.Generator) -> CrossSection
     if style == "wooded":
         pavement = rng.uniform(1.5, 2.8) if rng.random() < 0.6 else 0.0
         return CrossSection(int(rng.choice([2, 2, 4])), rng.uniform(2.9, 3.6), 0.0, pavement, 0.0, 0.0)
+    if style == "junction":  # no kerb, so that the side street joins on one level
+        return CrossSection(int(rng.choice([2, 2, 4])), rng.uniform(2.9, 3.6), 0.0, 0.0, 0.0, 0.0)
     return CrossSection(int(rng.choice([4, 6])), 3.6, 2.5, 0.0, 0.0, 3.0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from .buildings import add_building
-from .geometry import Geometry, Material
-from .layout import LAND_REACH, Barrier, Post, StreetLayout
+from .geometry import Array, Geometry, Material
+from .layout import DITCH, LAND_REACH, Barrier, Post, SideStreet, StreetLayout
 
 POLE = Material("pole", (0.3, 0.31, 0.32), roughness=0.45, metallic=0.6)
 PAINT_LIFT = 0.004  # metres that road paint lies above the asphalt
@@ -25,6 +27,8 @@ def build_geometry(layout: StreetLayout, *, night: bool = False) -> Geometry:
         _post(geometry, layout, post, night)
     for barrier in layout.barriers:
         _barrier(geometry, layout, barrier)
+    for street in layout.side_streets:
+        _side_street(geometry, layout, street)
     _horizon(geometry, layout, rng)
     return geometry
 
@@ -95,13 +99,17 @@ def _markings(geometry: Geometry, layout: StreetLayout, rng: np.random.Generator
     section, road = layout.section, layout.road
     paint = Material("paint", (1, 1, 1), ("paint", 0), 2.0, 0.7, wettable=True)
     half, lanes, lane = section.half_width, section.lanes, section.lane_width
+    junctions = [(side.station - side.half_width, side.station + side.half_width) for side in layout.side_streets]
 
     def line(offset: float, width: float, dash: float = 0.0, gap: float = 0.0) -> None:
-        starts = np.arange(road.start, road.end - 1, dash + gap) if dash else np.array([road.start])
-        for start in starts:
-            end = min(start + dash, road.end) if dash else road.end
-            if any(start < c + 4 and end > c for c in layout.crossings) and dash:
-                continue
+        if dash:
+            starts = np.arange(road.start, road.end - 1, dash + gap)
+            pieces = [(start, min(start + dash, road.end)) for start in starts]
+            broken = [(start, start + 4) for start in layout.crossings] + junctions
+            pieces = [(a, b) for a, b in pieces if not any(a < end and b > start for start, end in broken)]
+        else:
+            pieces = list(pairwise([road.start, *(edge for junction in junctions for edge in junction), road.end]))[::2]
+        for start, end in pieces:
             stations = np.linspace(start, end, max(2, int(end - start) + 1))
             offsets = np.array([offset + width / 2, offset - width / 2])
             points = road.points(stations[:, None], offsets[None], PAINT_LIFT)
@@ -143,6 +151,29 @@ def _markings(geometry: Geometry, layout: StreetLayout, rng: np.random.Generator
         geometry.polygon(iron, rim, rim[:, :2])
 
 
+def _side_street(geometry: Geometry, layout: StreetLayout, street: SideStreet) -> None:
+    """Asphalt on both sides of the road, level with it above the ditch, its slopes, and a line along its middle."""
+    road, half = layout.road, layout.section.half_width
+    asphalt = next(material for name, material in geometry.materials.items() if name.startswith("asphalt"))
+    grass = next(material for name, material in geometry.materials.items() if name.startswith("grass"))
+    paint = geometry.materials.get("paint", Material("paint", (1, 1, 1), ("paint", 0), 2.0, 0.7, wettable=True))
+    before, behind = street.station - street.half_width, street.station + street.half_width
+    stations = np.linspace(before, behind, 9)
+
+    def strip(material: Material, along: Array, offsets: Array, heights: Array | float) -> None:
+        points = road.points(along[:, None], offsets[None], heights)
+        geometry.grid(material, points, np.stack(np.broadcast_arrays(offsets[None], along[:, None]), -1))
+
+    for start, end in ((street.reach, half), (-half, -street.reach)):
+        offsets = np.linspace(start, end, 15)
+        strip(asphalt, stations, offsets, PAINT_LIFT / 2)
+        strip(grass, np.array([before - 0.6, before]), offsets, np.array([[-DITCH - 0.05], [PAINT_LIFT / 2]]))
+        strip(grass, np.array([behind, behind + 0.6]), offsets, np.array([[PAINT_LIFT / 2], [-DITCH - 0.05]]))
+        for dash in np.arange(min(start, end) + 4, max(start, end) - 4, 6.0):
+            middle = street.station + np.array([-0.06, 0.06])
+            strip(paint, middle, np.array([dash + 3.0, dash]), PAINT_LIFT)
+
+
 def _post(geometry: Geometry, layout: StreetLayout, post: Post, night: bool) -> None:
     road, section = layout.road, layout.section
     foot = road.points(post.station, post.offset, section.kerb_height - 0.3)
@@ -155,6 +186,18 @@ def _post(geometry: Geometry, layout: StreetLayout, post: Post, night: bool) -> 
         geometry.cylinder(POLE, top, head, 0.04)
         glow = Material("lamp-lit", (1.0, 0.75, 0.45), emission=12.0)
         geometry.box(glow if night else POLE, head, (0.3, 0.55, 0.12), yaw)
+    elif post.kind == "signal":
+        geometry.cylinder(POLE, foot, foot + up * (post.height + 0.3), 0.06)
+        head, towards = foot + up * (post.height - 0.3), np.array([np.cos(yaw), np.sin(yaw), 0])
+        geometry.box(Material("signal-box", (0.02, 0.02, 0.02)), head, (0.24, 0.3, 0.95), yaw)
+        lit = post.seed % 3
+        for index, colour in enumerate(((1.0, 0.05, 0.03), (1.0, 0.55, 0.05), (0.05, 0.9, 0.45))):
+            look = (
+                Material(f"signal{index}", colour, emission=5.0)
+                if index == lit
+                else Material("signal-off", (0.05,) * 3)
+            )
+            geometry.box(look, head - 0.125 * towards + up * 0.3 * (1 - index), (0.02, 0.2, 0.2), yaw)
     elif post.kind == "sign":
         geometry.cylinder(POLE, foot, foot + up * 3.1, 0.03, sides=8)
         variant = post.seed % 12
