@@ -32,6 +32,9 @@ VEHICLES: tuple[Kind, ...] = ("car", "van", "heavy")
 VEHICLE_GAP = 1.0  # least metres between bumpers of cars that drive or stand one behind the other
 
 
+Point = npt.NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class SolidBox:
     """Space a thing takes: a rectangle on the ground (turned by ``yaw``) from height ``bottom`` to ``top``, metres.
@@ -155,7 +158,6 @@ class SideStreet:
 
     station: float
     half_width: float
-    lane_width: float
     reach: float = 70.0
 
 
@@ -383,29 +385,31 @@ class _Planner:
         return any(abs(station - side.station) < side.half_width + margin for side in self.layout.side_streets)
 
     def _side_streets(self) -> None:
-        """Two junctions, in sight of the usual places of the camera and not at them, and who drives across."""
+        """Two junctions, in sight of the usual places of the camera and not at them, and what is at their corners."""
         rng, section = self.rng, self.layout.section
         for nearest, farthest in ((27.0, 40.0), (127.0, 145.0)):
-            lanes, lane_width = int(rng.choice([1, 1, 2])), rng.uniform(2.9, 3.5)
-            street = SideStreet(rng.uniform(nearest, farthest), lanes * lane_width + 0.4, lane_width)
+            lanes, lane_width = int(rng.choice([1, 1, 2])), rng.uniform(2.9, 3.5)  # lanes in each direction
+            street = SideStreet(rng.uniform(nearest, farthest), lanes * lane_width + 0.4)
             self.layout.side_streets.append(street)
             if rng.random() < 0.5:
                 self.layout.crossings.append(street.station - street.half_width - 6.0)
-            if self.ego_speed:
-                continue  # nobody crosses moving traffic
-            density = rng.uniform(8, 30)
-            for lane in range(2 * lanes):
-                turn = -np.pi / 2 if lane < lanes else np.pi / 2  # traffic keeps right
-                offset, station = -street.reach + 3, street.station + lane_width * (lane - lanes + 0.5)
-                while offset < street.reach - 8:
-                    model = self._vehicle(0.2, lane_width - 0.1)
-                    middle = offset + model.length / 2
-                    self._place(PlacedModel(model, station, middle, 0.0, turn, 1.0, self._paint()))
-                    offset += model.length + VEHICLE_GAP + rng.exponential(density)
+            if not self.ego_speed:  # nobody crosses moving traffic
+                self._traffic_across(street, lanes, lane_width)
             for side in (-1, 1):
                 if rng.random() < 0.5:  # a house at the corner
                     start = street.station + street.half_width + rng.uniform(2, 6)
                     self._detached_houses(start, start + 30, side, section.edge + rng.uniform(3, 12))
+
+    def _traffic_across(self, street: SideStreet, lanes: int, lane_width: float) -> None:
+        gap = self.rng.uniform(8, 30)
+        for lane in range(2 * lanes):
+            turn = -np.pi / 2 if lane < lanes else np.pi / 2  # traffic keeps right
+            offset, station = -street.reach + 3, street.station + lane_width * (lane - lanes + 0.5)
+            while offset < street.reach - 8:
+                model = self._vehicle(0.2, lane_width - 0.1)
+                middle = offset + model.length / 2
+                self._place(PlacedModel(model, station, middle, 0.0, turn, 1.0, self._paint()))
+                offset += model.length + VEHICLE_GAP + self.rng.exponential(gap)
 
     def _signals(self) -> None:
         half, rng = self.layout.section.half_width, self.rng
@@ -429,9 +433,7 @@ class _Planner:
             while station < road.end - 12:
                 width = rng.uniform(9, 24) if city else rng.uniform(8, 14)
                 offset = side * (section.edge + section.setback + (rng.uniform(0, 0.6) if not city else 0.0))
-                a, b = road.points([station, station + width], offset, section.kerb_height)
-                left, right = (a, b) if side > 0 else (b, a)  # seen from the street
-                yaw = float(np.arctan2(right[1] - left[1], right[0] - left[0]))
+                left, right, yaw = self._front(station, width, offset, section.kerb_height)
                 storeys = int(rng.integers(3, 7)) if city else int(rng.integers(2, 4))
                 depth, storey, seed = rng.uniform(9, 13), rng.uniform(2.8, 3.4), self._seed()
                 for shrunk in (depth, 0.7 * depth, 0.45 * depth):
@@ -443,6 +445,11 @@ class _Planner:
                 station += width
                 if not (city and rng.random() < 0.8):
                     station += rng.uniform(2.5, 10.0)
+
+    def _front(self, station: float, width: float, offset: float, height: float) -> tuple[Point, Point, float]:
+        """Ground points at the left and right end of a house's front, seen from the street, and its yaw."""
+        left, right = self.layout.road.points([station, station + width], offset, height)[:: 1 if offset > 0 else -1]
+        return left, right, float(np.arctan2(right[1] - left[1], right[0] - left[0]))
 
     def _close_the_end(self) -> None:
         """A house across the end, as at a T-junction, so that a straight street does not end in nothing."""
@@ -575,15 +582,13 @@ class _Planner:
         return self.layout.section.kerb_height + float(self.layout.land_height(station, offset)) - 0.05
 
     def _detached_houses(self, start: float, end: float, side: int, offset: float) -> None:
-        road, rng = self.layout.road, self.rng
+        rng = self.rng
         for station in np.arange(start, end - 12, rng.uniform(18, 30)):
             width = rng.uniform(8, 13)
             if self._on_side_street(station + width / 2, width / 2 + 1):
                 continue
             floor = float(self.layout.land_height(station + width / 2, side * offset)) + 0.1
-            a, b = road.points([station, station + width], side * offset, floor)
-            left, right = (a, b) if side > 0 else (b, a)
-            yaw = float(np.arctan2(right[1] - left[1], right[0] - left[0]))
+            left, right, yaw = self._front(station, width, side * offset, floor)
             corner = (float(left[0]), float(left[1]), float(min(left[2], right[2])))
             self._place_building(
                 Building(

@@ -11,6 +11,7 @@ from .geometry import Array, Geometry, Material
 from .layout import DITCH, LAND_REACH, Barrier, Post, SideStreet, StreetLayout
 
 POLE = Material("pole", (0.3, 0.31, 0.32), roughness=0.45, metallic=0.6)
+PAINT = Material("paint", (1, 1, 1), ("paint", 0), 2.0, 0.7, wettable=True)
 PAINT_LIFT = 0.004  # metres that road paint lies above the asphalt
 
 
@@ -18,7 +19,7 @@ def build_geometry(layout: StreetLayout, *, night: bool = False) -> Geometry:
     """Everything of the street that is not a downloaded model. ``night`` lights lamps and some windows."""
     geometry = Geometry()
     rng = np.random.default_rng([layout.seed, 0x6E0])
-    _ground(geometry, layout, rng)
+    asphalt, grass = _ground(geometry, layout, rng)
     _markings(geometry, layout, rng)
     urban = layout.style == "city"
     for building in layout.buildings:
@@ -28,13 +29,16 @@ def build_geometry(layout: StreetLayout, *, night: bool = False) -> Geometry:
     for barrier in layout.barriers:
         _barrier(geometry, layout, barrier)
     for street in layout.side_streets:
-        _side_street(geometry, layout, street)
+        _side_street(geometry, layout, street, asphalt, grass)
     _horizon(geometry, layout, rng)
     return geometry
 
 
-def _ground(geometry: Geometry, layout: StreetLayout, rng: np.random.Generator) -> None:
-    """One profile from side to side, swept along the stations: strips share their corners, so there are no seams."""
+def _ground(geometry: Geometry, layout: StreetLayout, rng: np.random.Generator) -> tuple[Material, Material]:
+    """One profile from side to side, swept along the stations: strips share their corners, so there are no seams.
+
+    Returns the road's asphalt and the grass.
+    """
     road, section = layout.road, layout.section
     asphalt = int(rng.integers(4))
     road_material = Material(
@@ -88,6 +92,7 @@ def _ground(geometry: Geometry, layout: StreetLayout, rng: np.random.Generator) 
     geometry.quads(
         grass if beyond is grass else Material("plain", (0.3, 0.3, 0.28), ("concrete", 0), 3.0), base, corners
     )
+    return road_material, grass
 
 
 def _grey(rng: np.random.Generator, low: float, high: float) -> tuple[float, float, float]:
@@ -97,7 +102,6 @@ def _grey(rng: np.random.Generator, low: float, high: float) -> tuple[float, flo
 
 def _markings(geometry: Geometry, layout: StreetLayout, rng: np.random.Generator) -> None:
     section, road = layout.section, layout.road
-    paint = Material("paint", (1, 1, 1), ("paint", 0), 2.0, 0.7, wettable=True)
     half, lanes, lane = section.half_width, section.lanes, section.lane_width
     junctions = [(side.station - side.half_width, side.station + side.half_width) for side in layout.side_streets]
 
@@ -113,7 +117,7 @@ def _markings(geometry: Geometry, layout: StreetLayout, rng: np.random.Generator
             stations = np.linspace(start, end, max(2, int(end - start) + 1))
             offsets = np.array([offset + width / 2, offset - width / 2])
             points = road.points(stations[:, None], offsets[None], PAINT_LIFT)
-            geometry.grid(paint, points, np.stack(np.broadcast_arrays(offsets[None], stations[:, None]), -1))
+            geometry.grid(PAINT, points, np.stack(np.broadcast_arrays(offsets[None], stations[:, None]), -1))
 
     if layout.style == "highway":
         for side in (-1, 1):
@@ -136,7 +140,7 @@ def _markings(geometry: Geometry, layout: StreetLayout, rng: np.random.Generator
             points = road.points(
                 np.array([[start], [start + 2], [start + 4]]), np.array([[offset + 0.5, offset]]), PAINT_LIFT
             )
-            geometry.grid(paint, points, points[..., :2])
+            geometry.grid(PAINT, points, points[..., :2])
     repair = Material("repair", (0.45, 0.45, 0.46), ("asphalt", 1), 8.0, 0.9, wettable=True)
     for _ in range(rng.integers(0, 5)):
         start, offset = rng.uniform(0, 80), rng.uniform(-half + 1, half - 2.5)
@@ -151,12 +155,11 @@ def _markings(geometry: Geometry, layout: StreetLayout, rng: np.random.Generator
         geometry.polygon(iron, rim, rim[:, :2])
 
 
-def _side_street(geometry: Geometry, layout: StreetLayout, street: SideStreet) -> None:
+def _side_street(
+    geometry: Geometry, layout: StreetLayout, street: SideStreet, asphalt: Material, grass: Material
+) -> None:
     """Asphalt on both sides of the road, level with it above the ditch, its slopes, and a line along its middle."""
     road, half = layout.road, layout.section.half_width
-    asphalt = next(material for name, material in geometry.materials.items() if name.startswith("asphalt"))
-    grass = next(material for name, material in geometry.materials.items() if name.startswith("grass"))
-    paint = geometry.materials.get("paint", Material("paint", (1, 1, 1), ("paint", 0), 2.0, 0.7, wettable=True))
     before, behind = street.station - street.half_width, street.station + street.half_width
     stations = np.linspace(before, behind, 9)
 
@@ -171,7 +174,7 @@ def _side_street(geometry: Geometry, layout: StreetLayout, street: SideStreet) -
         strip(grass, np.array([behind, behind + 0.6]), offsets, np.array([[PAINT_LIFT / 2], [-DITCH - 0.05]]))
         for dash in np.arange(min(start, end) + 4, max(start, end) - 4, 6.0):
             middle = street.station + np.array([-0.06, 0.06])
-            strip(paint, middle, np.array([dash + 3.0, dash]), PAINT_LIFT)
+            strip(PAINT, middle, np.array([dash + 3.0, dash]), PAINT_LIFT)
 
 
 def _post(geometry: Geometry, layout: StreetLayout, post: Post, night: bool) -> None:
