@@ -29,7 +29,7 @@ from sem_depth_training.checkpoint import (
     write_state,
 )
 from sem_depth_training.config import FitConfig
-from sem_depth_training.data.batches import Batch, BatchesByStep, Mixture, batch_loader
+from sem_depth_training.data.batches import Batch, BatchesByStep, Mixture, WeightedFrames, batch_loader
 from sem_depth_training.data.frames import DataError, Frame, read_index
 from sem_depth_training.data.sources import read_sources
 from sem_depth_training.evaluate import frame_metrics, network_predictor
@@ -98,7 +98,10 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
         teacher = teacher.requires_grad_(False).to(accelerator.device)
         training_data = _data_of(taught, pretraining(teacher_config)) | training_data
     mixture = Mixture(
-        [(frames, source.weight) for source, frames in zip(config.data, sources, strict=True)],
+        [
+            WeightedFrames(frames, source.weight, source.mix)
+            for source, frames in zip(config.data, sources, strict=True)
+        ],
         config.max_depth,
         config.memory * 2**30,
         partners=config.losses.photometric > 0,

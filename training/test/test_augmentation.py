@@ -1,5 +1,7 @@
 """Augmentation keeps intrinsics true: known points stay where the camera projects them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ from sem_depth_training.data.augmentation import (
     blur,
     borrow_style,
     join_side_by_side,
+    mix_by_depth,
     random_crop,
     turn,
     vary_appearance,
@@ -219,6 +222,45 @@ def test_frames_side_by_side_keep_their_canonical_depth() -> None:
     canonical = joined.depth / joined.camera.focal_length
     assert canonical[~from_right] == pytest.approx(8.0 / 120.0)
     assert canonical[from_right] == pytest.approx(30.0 / 60.0)
+
+
+def test_scenes_mixed_by_depth_hide_what_is_behind_and_keep_each_pixels_own_depth() -> None:
+    def unmeasured(value: int, focal: float) -> Sample:
+        camera = CameraModel(120, 60, focal, focal, 60, 30)
+        nothing = np.zeros((60, 120))
+        return Sample(np.full((60, 120, 3), value, np.uint8), nothing.astype(np.float32), nothing > 0, camera)
+
+    # A wall 20 m away below sky, a post at 5 m before it; and, under half the focal length, a van at 4 m (8 m there)
+    # before trees at 50 m (100 m there). Of either every third row and column is measured.
+    first, second = unmeasured(10, 120.0), unmeasured(90, 60.0)
+    first.depth[15::3, ::3], first.sky[:15] = 20, True
+    first.depth[30::3, 21:30:3] = 5
+    second.depth[::3, ::3] = 50
+    second.depth[24::3, 15:60:3] = 4
+    mixed = mix_by_depth(first, second)
+
+    of_second = mixed.image[:, :, 0] == 90
+    assert mixed.camera == first.camera
+    assert of_second[:13].all(), "trees are before the sky"
+    assert not mixed.sky[:13].any()
+    assert not of_second[18:, 70:].any(), "the wall hides the trees"
+    assert of_second[30:56, 34:54].all(), "the van is before the wall"
+    assert not of_second[34:56, 22:26].any(), "the post is before the van"
+    assert set(np.unique(mixed.depth[of_second])) == {0, 8, 100}
+    assert set(np.unique(mixed.depth[~of_second])) == {0, 5, 20}
+
+
+def test_a_scene_a_little_nearer_is_the_same_road() -> None:
+    camera = CameraModel(60, 40, 50, 50, 30, 20)
+    nothing = np.zeros((40, 60), bool)
+    road = np.full((40, 60), 10, np.float32)
+    first, second = (
+        Sample(np.full((40, 60, 3), value, np.uint8), road * factor, nothing, camera)
+        for value, factor in ((10, 1.0), (90, 0.95))
+    )
+    assert (mix_by_depth(first, second).image == 10).all()
+    unknown = replace(second, depth=np.zeros_like(road))
+    assert (mix_by_depth(first, unknown).image == 10).all(), "what nobody measured stays behind"
 
 
 def test_blur_spreads_a_point_but_keeps_it_in_place_and_its_light() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -20,7 +21,7 @@ from sem_depth_training.averaging import WeightAverage
 from sem_depth_training.checkpoint import TrainingError, network_of, read_checkpoint, write_state
 from sem_depth_training.config import read_config
 from sem_depth_training.data.augmentation import AugmentationConfig
-from sem_depth_training.data.batches import BatchesByStep, Mixture
+from sem_depth_training.data.batches import BatchesByStep, Mixture, WeightedFrames
 from sem_depth_training.data.frames import DataError, read_index
 from sem_depth_training.export import round_to_half
 from sem_depth_training.losses import total_loss
@@ -103,7 +104,7 @@ def test_a_step_computes_where_the_network_is_and_reaches_every_weight(
     # The device "meta" stands in for a GPU: it computes nothing, and refuses what was left on the CPU.
     config = read_config(config_file).model_copy(update={"conditioning": conditioning})
     network = network_for(config, for_training=True).to("meta").train()
-    mixture = Mixture([(read_index(driving_index, "train"), 1.0)], 100.0)
+    mixture = Mixture([WeightedFrames(read_index(driving_index, "train"), 1.0)], 100.0)
     batch = BatchesByStep(mixture, config.sizes, 2, config.augmentation, 0)[0].to(torch.device("meta"))
     assert {tensor.device.type for tensor in batch.state().values()} == {"meta"}
     average = WeightAverage(network, 0.9)
@@ -498,7 +499,7 @@ def test_a_frame_that_cannot_be_decoded_is_named_by_whoever_draws_it(config_file
 
 
 def test_frames_read_when_drawn_give_the_same_batches_as_kept_ones(driving_index: Path) -> None:
-    sources = [(read_index(driving_index, "train"), 1.0)]
+    sources = [WeightedFrames(read_index(driving_index, "train"), 1.0, mix=0.5)]
     augmentation = AugmentationConfig(fog=0.5, rain=0.5, turn=5.0, style=0.5, join=0.5)
     kept, read = (
         BatchesByStep(Mixture(sources, 100.0, memory), [(64, 96)], 4, augmentation, 3) for memory in (1e9, 0.0)
@@ -508,8 +509,19 @@ def test_frames_read_when_drawn_give_the_same_batches_as_kept_ones(driving_index
             assert torch.equal(tensor, read[step].state()[name]), name
 
 
+def test_a_frame_is_mixed_with_frames_of_its_own_source_alone(driving_index: Path) -> None:
+    frames = read_index(driving_index, "train")
+    mixture = Mixture([WeightedFrames(frames[:1], 1.0), WeightedFrames(frames[1:], 1.0, mix=0.75)], 100.0)
+    rng = np.random.default_rng(0)
+    assert all(mixture.companion(rng, 0) is None for _ in range(20))
+    companions = [mixture.companion(rng, 1) for _ in range(200)]
+    drawn = {companion.image.tobytes() for companion in companions if companion is not None}
+    assert drawn == {frame.read_image().tobytes() for frame in frames[1:]}
+    assert 25 < companions.count(None) < 75
+
+
 def test_a_sample_shows_its_image_its_truth_and_what_was_predicted(driving_index: Path) -> None:
-    mixture = Mixture([(read_index(driving_index, "train"), 1.0)], 100.0)
+    mixture = Mixture([WeightedFrames(read_index(driving_index, "train"), 1.0)], 100.0)
     batch = BatchesByStep(mixture, [(64, 96)], 4, AugmentationConfig(), 0)[0]
     truth = torch.log(batch.depth.clamp(min=1) * 384 / batch.focal[:, None, None])
     picture = sample_pictures(batch, truth, torch.full_like(truth, -4.0), 384.0)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +16,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from sem_depth_node.camera import CameraModel
 from sem_depth_training.data.augmentation import (
     AugmentationConfig,
+    Crop,
     DepthPoints,
     Sample,
     apply_crop,
     borrow_style,
     join_side_by_side,
+    mix_by_depth,
     random_crop,
     turn,
     vary_appearance,
@@ -56,6 +59,15 @@ class LoadedFrame:
         return sum(array.nbytes for array in arrays if array is not None)
 
 
+class WeightedFrames(NamedTuple):
+    """Frames of one source, its share of a mixture, and the probability that a frame of it is mixed by depth with
+    another (`mix_by_depth`), which is for frames of one rig: their roads then coincide."""
+
+    frames: Sequence[Frame]
+    weight: float
+    mix: float = 0.0
+
+
 class Mixture:
     """Frames of weighted sources.
 
@@ -64,7 +76,7 @@ class Mixture:
     left out. Frames without a sky mask are taken to have sparse depth, and their sky is guessed.
 
     Args:
-        sources: frames and weight of each.
+        sources: what there is to draw from.
         max_depth: metres.
         memory: bytes of decoded frames to keep; the others are decoded whenever they are drawn.
         partners: decode the other image of stereo pairs too.
@@ -75,21 +87,26 @@ class Mixture:
 
     def __init__(
         self,
-        sources: Sequence[tuple[Sequence[Frame], float]],
+        sources: Sequence[WeightedFrames],
         max_depth: float,
         memory: float = 8 * 2**30,
         partners: bool = False,
     ) -> None:
         self.max_depth, self.partners = max_depth, partners
         self.frames: list[Frame] = []
-        probabilities: list[float] = []
-        total = sum(weight for _, weight in sources)
-        for source, weight in sources:
-            lengths = Counter(frame.sequence for frame in source)
-            shares = np.array([lengths[frame.sequence] ** -0.5 for frame in source])
-            self.frames.extend(source)
-            probabilities.extend(shares / shares.sum() * weight / total)
-        self.probabilities = np.asarray(probabilities)
+        self._sources = list(sources)
+        self._ends = np.cumsum([len(source.frames) for source in sources])
+        self._shares = []
+        for frames in (source.frames for source in sources):
+            lengths = Counter(frame.sequence for frame in frames)
+            shares = np.array([lengths[frame.sequence] ** -0.5 for frame in frames])
+            self.frames.extend(frames)
+            self._shares.append(shares / shares.sum())
+        total = sum(source.weight for source in sources)
+        weights = [source.weight / total for source in sources]
+        self.probabilities = np.concatenate(
+            [shares * weight for shares, weight in zip(self._shares, weights, strict=True)]
+        )
         self._kept: list[LoadedFrame] = []
         with ThreadPoolExecutor(2) as pool:
             for start in range(0, len(self.frames), _DECODED_AT_ONCE):
@@ -103,6 +120,15 @@ class Mixture:
     def load(self, index: int) -> LoadedFrame:
         """Frame number `index`. Raises DataError where it cannot be decoded."""
         return self._kept[index] if index < len(self._kept) else self._decode(self.frames[index])
+
+    def companion(self, rng: np.random.Generator, index: int) -> LoadedFrame | None:
+        """A frame to mix number `index` with by depth, of the same source; None where it is not to be mixed."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        source = self._sources[number]
+        if not source.mix or rng.random() >= source.mix:
+            return None
+        start = int(self._ends[number]) - len(source.frames)
+        return self.load(start + int(rng.choice(len(source.frames), p=self._shares[number])))
 
     def _decode(self, frame: Frame) -> LoadedFrame:
         depth = frame.read_depth()
@@ -171,7 +197,7 @@ class BatchesByStep(Dataset[Batch | DataError]):
         views, sparse = [], []
         for index in chosen:
             frame = self.mixture.load(int(index))
-            view = self._view(rng, frame, height, width)
+            view = self._view(rng, frame, height, width, self.mixture.companion(rng, int(index)))
             if rng.random() < self.augmentation.join:
                 other = self._draw(rng)
                 if other.sparse == frame.sparse:  # the losses of a whole image depend on it
@@ -195,23 +221,35 @@ class BatchesByStep(Dataset[Batch | DataError]):
     def _draw(self, rng: np.random.Generator) -> LoadedFrame:
         return self.mixture.load(int(rng.choice(len(self.mixture.frames), p=self.mixture.probabilities)))
 
-    def _view(self, rng: np.random.Generator, frame: LoadedFrame, height: int, width: int) -> "_View":
+    def _view(
+        self, rng: np.random.Generator, frame: LoadedFrame, height: int, width: int, other: LoadedFrame | None = None
+    ) -> "_View":
         crop = random_crop(rng, frame.camera, height, width, self.augmentation)
-        measured = (frame.image, frame.depth, frame.sky)
+        angles = None
         if self.augmentation.turn and frame.partner is None:  # a pair that is turned has its rows no longer in line
-            roll, pitch = np.radians(rng.uniform(-self.augmentation.turn, self.augmentation.turn, 2))
-            measured = turn(*measured, frame.camera, roll, pitch)
-        plain = apply_crop(*measured, frame.camera, crop, height, width)
+            angles = np.radians(rng.uniform(-self.augmentation.turn, self.augmentation.turn, 2))
+        plain = _window(frame, angles, crop, height, width)
+        if other is not None:
+            window = crop.on(frame.camera, other.camera)
+            plain = mix_by_depth(plain, _window(other, angles, window, height, width))
         image = vary_weather(rng, plain, not frame.sparse, self.augmentation)
         if rng.random() < self.augmentation.style:
             image = borrow_style(rng, image, self._draw(rng).image)
         sample = replace(plain, image=vary_appearance(rng, image, self.augmentation))
-        if frame.partner is None:
+        if frame.partner is None or other is not None:  # the partner does not show what was mixed in
             return _View(sample, np.stack([plain.image, plain.image]), 0.0)
         seen = apply_crop(frame.partner, _NOTHING, None, frame.camera, crop, height, width)
         # What is seen from further right is further left; mirrored, further right.
         shift = plain.camera.fx * (frame.shift if crop.flip else -frame.shift)
         return _View(sample, np.stack([plain.image, seen.image]), shift)
+
+
+def _window(frame: LoadedFrame, angles: NDArray[np.float64] | None, crop: Crop, height: int, width: int) -> Sample:
+    """What a frame shows in a window after its camera is turned by (roll, pitch) in radians."""
+    measured = (frame.image, frame.depth, frame.sky)
+    if angles is not None:
+        measured = turn(*measured, frame.camera, *angles)
+    return apply_crop(*measured, frame.camera, crop, height, width)
 
 
 _NOTHING = DepthPoints.from_image(np.zeros((1, 1), np.float32))

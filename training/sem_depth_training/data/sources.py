@@ -14,12 +14,17 @@ CameraName = Literal["front", "front_left", "front_right", "side_left", "side_ri
 
 
 class _Source(BaseModel):
-    """What every source has: `name` is what a bundle's manifest calls the data, `weight` its share of the mixture."""
+    """What every source has: `name` is what a bundle's manifest calls the data, `weight` its share of the mixture.
+
+    `mix`: probability that a frame is mixed by depth with another of the source: what is nearer in either of the two is
+    seen. For sources whose frames one rig took, so that their roads coincide.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
     weight: float = Field(1.0, gt=0)
+    mix: float = Field(0.0, ge=0, le=1)
 
 
 class IndexSource(_Source):
