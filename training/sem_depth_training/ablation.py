@@ -17,6 +17,7 @@ from sem_depth_training.evaluate import PROTOCOL, frame_metrics, network_predict
 from sem_depth_training.models.presets import CompactConditioning
 from sem_depth_training.networks import network_for
 from sem_depth_training.train import LATENT_ENCODER, fit
+from sem_depth_training.whole_file import write_whole
 
 METRICS = ("abs_rel", "rmse", "delta1")
 _METRICS_FILE = "metrics.json"
@@ -73,10 +74,12 @@ def ablation(
                     return None
                 predict = network_predictor(network_of(state, checkpoint)[0], config.sizes[0])
                 found = {**mean_metrics(frame_metrics(predict, frames)), "steps": steps}
-                metrics.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-            kept = json.loads(metrics.read_text(encoding="utf-8"))
+                write_whole(metrics, json.dumps(found, indent=2) + "\n")
+            kept = _read_metrics(metrics)
             if kept["steps"] != steps:
-                raise TrainingError(f"{metrics}: is of {kept['steps']} steps, expected {steps}; choose another output")
+                raise TrainingError(
+                    f"{metrics}: is of {kept['steps']:g} steps, expected {steps}; choose another output"
+                )
             scores[name][seed] = kept
     return scores
 
@@ -122,9 +125,18 @@ def run_ablation(
         console.print("stopped; run the same command again to go on")
         return
     text = ablation_markdown(scores, config, steps)
-    markdown.parent.mkdir(parents=True, exist_ok=True)
-    markdown.write_text(text, encoding="utf-8")
+    write_whole(markdown, text)
     console.print(text, markup=False, highlight=False)
+
+
+def _read_metrics(path: Path) -> dict[str, float]:
+    try:
+        kept = {str(name): float(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
+        return {name: kept[name] for name in ("steps", *METRICS)} | kept
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrainingError(
+            f"{path}: not the result of a run ({error!r}); delete it and run the same command again"
+        ) from error
 
 
 def _share_latent_encoder(output: Path, conditionings: Sequence[str], seed: int, folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,18 @@ def write_state(path: Path, state: object) -> None:
         raise TrainingError(
             f"{path}: cannot be written ({reason}, {free >> 20} MiB free there); free space and run the same command "
             "again, the last good one is kept"
+        ) from error
+
+
+@contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Within it a state of `write_state` is read and loaded; what goes wrong is raised as TrainingError with `path`."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]  # PyTorch goes on for a page
+        raise TrainingError(
+            f"{path}: damaged, or written by another version ({reason}); delete it and run the same command again"
         ) from error
 
 

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
-from sem_depth_training.data.frames import Frame, read_index
+from sem_depth_training.data.frames import Frame, evenly, read_index
 from sem_depth_training.evaluate import MAX_DEPTH, Predict, predictor_of, protocol
 from sem_depth_training.evaluation_report import Evaluation, evaluate, markdown, print_evaluation, weather_of
 from sem_depth_training.flicker import Flicker, log_error
 from sem_depth_training.floor import direction_floor
 from sem_depth_training.generated_section import write_generated
+from sem_depth_training.whole_file import write_whole
 
 _SHOWN = 3  # best and worst frames, each
 
@@ -65,7 +66,7 @@ def run(
         rendered = read_index(request.streets, request.streets_split)
         name = _name(request.streets, request.streets_split)
         sets[f"{name}_no_crop" if name in sets else name] = (rendered, "none", everywhere)
-    sets = {name: (_some(frames, request.frames), crop, words) for name, (frames, crop, words) in sets.items()}
+    sets = {name: (evenly(frames, request.frames), crop, words) for name, (frames, crop, words) in sets.items()}
     floor = direction_floor(read_index(request.index, request.floor_split)) if request.floor_split else None
     results: dict[str, Evaluation] = {}
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
@@ -81,7 +82,7 @@ def run(
         report["drive"] = {"bag": request.drive.name, "flicker": _drive_flicker(predict, request.drive)}
         console.print(_drive_words(report["drive"]), markup=False, highlight=False)
     if json_file is not None:
-        json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_whole(json_file, json.dumps(report, indent=1) + "\n")
     if markdown_file is not None:
         parts = [markdown(f"`{request.model.name}` on {name}", content) for name, content in contents.items()]
         parts += [_drive_words(report["drive"]) + "\n"] if "drive" in report else []
@@ -185,12 +186,6 @@ def _median_by_weather(result: Evaluation) -> dict[str, Frame]:
         if weather := weather_of(frame):
             groups.setdefault(weather, []).append(frame)
     return {weather: frames[len(frames) // 2] for weather, frames in groups.items()}
-
-
-def _some(frames: Sequence[Frame], count: int) -> Sequence[Frame]:
-    if not 0 < count < len(frames):
-        return frames
-    return [frames[place] for place in np.linspace(0, len(frames) - 1, count).round().astype(int)]
 
 
 def _name(index: Path, split: str) -> str:

@@ -11,6 +11,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from safetensors import SafetensorError, safe_open
 
 from sem_depth_node.bundle import sha256_of
+from sem_depth_training.whole_file import write_whole
 
 RECORD = "weights.json"
 
@@ -140,6 +141,11 @@ def _check_whole(path: Path) -> None:
 
 
 def _record(path: Path, fetched: FetchedWeights) -> None:
-    entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        entries = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise FetchError(
+            f"{path}: not a record of fetched weights ({error}); delete it and fetch them again"
+        ) from error
     entries[fetched.name] = {key: value for key, value in asdict(fetched).items() if key != "name"}
-    path.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(entries, indent=2, sort_keys=True) + "\n")

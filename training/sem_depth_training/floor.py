@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from sem_depth_node.camera import CameraModel
 from sem_depth_training.data.frames import Frame
 from sem_depth_training.evaluate import Prediction
+from sem_depth_training.nearest import fill_from_nearest
 
 _REACH = 2.0  # slope of the outermost rays that are told apart
 _CELL = 0.01  # slope: 7 pixels of a KITTI camera
@@ -46,13 +46,7 @@ def direction_floor(frames: Sequence[Frame]) -> DirectionFloor:
     found, first, count = np.unique(cell, return_index=True, return_counts=True)
     medians = np.zeros(_CELLS * _CELLS, np.float32)
     medians[found] = (depth[first + (count - 1) // 2] + depth[first + count // 2]) / 2
-    grid = medians.reshape(_CELLS, _CELLS)
-    _, labels = cv2.distanceTransformWithLabels(
-        (grid == 0).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    by_label = np.zeros(int(labels.max()) + 1, np.float32)
-    by_label[labels[grid > 0]] = grid[grid > 0]
-    return DirectionFloor(by_label[labels])
+    return DirectionFloor(fill_from_nearest(medians.reshape(_CELLS, _CELLS), 0.0))
 
 
 def _cell(slope: NDArray[np.floating]) -> NDArray[np.int64]:

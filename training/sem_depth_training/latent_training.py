@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from sem_depth_training.checkpoint import write_state
+from sem_depth_training.checkpoint import restoring, write_state
 from sem_depth_training.config import FitConfig
 from sem_depth_training.data.batches import BatchesByStep, Mixture, batch_loader
 from sem_depth_training.models.autoencoder import ImageAutoencoder
@@ -21,17 +21,18 @@ def train_latent_encoder(
     """Train the image autoencoder (L1 and squared error of the mixture's images) and write its encoder to `output`.
 
     Where `stop` asks for it, its state goes to a file beside instead, from which the next call goes on. Raises
-    TrainingError where a file cannot be written.
+    TrainingError where a file cannot be written, or that one not be read.
     """
     settings = config.autoencoder
     autoencoder = ImageAutoencoder().to(device)
     optimizer = torch.optim.AdamW(autoencoder.parameters(), settings.learning_rate, weight_decay=1e-4)
     unfinished, start = output.with_name(f"{output.stem}_unfinished.pt"), 0
     if unfinished.exists():
-        state = torch.load(unfinished, map_location="cpu", weights_only=True)
-        autoencoder.load_state_dict(state["autoencoder"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
+        with restoring(unfinished):
+            state = torch.load(unfinished, map_location="cpu", weights_only=True)
+            autoencoder.load_state_dict(state["autoencoder"])
+            optimizer.load_state_dict(state["optimizer"])
+            start = state["step"]
     batches = BatchesByStep(mixture, [_SIZE], settings.batch_size, config.augmentation, config.seed + 1)
     console.print(f"training the image autoencoder, {settings.steps - start} steps")
     for step, batch in enumerate(batch_loader(batches, start, settings.steps, config.workers), start):

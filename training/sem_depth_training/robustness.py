@@ -25,11 +25,12 @@ from sem_depth_node.camera import CameraModel
 from sem_depth_node.engines.cache import cache_folder
 from sem_depth_node.metrics import depth_metrics, evaluation_mask, mean_metrics
 from sem_depth_training.corruptions import CORRUPTIONS, OWN, ROBODEPTH, SEVERITIES, corrupt
-from sem_depth_training.data.frames import Frame, read_index
+from sem_depth_training.data.frames import Frame, evenly, read_index
 from sem_depth_training.evaluate import PROTOCOL, Predict, predictor_of
 from sem_depth_training.floor import direction_floor
 from sem_depth_training.frost_pictures import frost_pictures
 from sem_depth_training.generated_section import write_generated
+from sem_depth_training.whole_file import write_whole
 
 CLEAN = "clean"
 Image = NDArray[np.uint8]
@@ -80,10 +81,7 @@ class Measurement:
 
     def read_frames(self) -> list[Frame]:
         """The frames. Raises DataError."""
-        found = read_index(self.index, self.split)
-        if not 0 < self.frames < len(found):
-            return found
-        return [found[place] for place in np.linspace(0, len(found) - 1, self.frames).round().astype(int)]
+        return evenly(read_index(self.index, self.split), self.frames)
 
     def run(self, count: int) -> dict[str, Any]:
         """What identifies the results over `count` frames; results of another run must not be mixed in."""
@@ -231,11 +229,8 @@ def write_scores(path: Path, run: Mapping[str, Any], scores: Scores, summary: Ma
             for name, row in scores.items()
         },
     }
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise RobustnessError(
             f"{path}: cannot be written ({error.strerror}); free space or choose another file"

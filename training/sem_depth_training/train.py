@@ -26,6 +26,7 @@ from sem_depth_training.checkpoint import (
     read_checkpoint,
     read_mean,
     require_same_network,
+    restoring,
     write_state,
 )
 from sem_depth_training.config import FitConfig
@@ -125,7 +126,8 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
             accelerator.wait_for_everyone()
             if on_any_process(accelerator, not frozen.exists()):
                 return checkpoint
-            network.latent_encoder.load_state_dict(torch.load(frozen, map_location="cpu", weights_only=True))
+            with restoring(frozen):
+                network.latent_encoder.load_state_dict(torch.load(frozen, map_location="cpu", weights_only=True))
         optimizer = torch.optim.AdamW(_parameter_groups(network, config), weight_decay=config.weight_decay)
         model, optimizer = accelerator.prepare(network, optimizer)
         average = WeightAverage(network, config.ema_decay)

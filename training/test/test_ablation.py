@@ -50,6 +50,10 @@ def test_each_conditioning_is_trained_and_measured_once_with_one_latent_encoder(
     assert again.file.getvalue() == ""
     with pytest.raises(TrainingError, match=r"metrics\.json: is of 1 steps, expected 2"):
         ablation(config, tmp_path / "runs", names, [1], 2, again)
+    metrics = tmp_path / "runs" / "clip_1" / "metrics.json"
+    metrics.write_text(metrics.read_text()[:20])
+    with pytest.raises(TrainingError, match=r"clip_1/metrics\.json: not the result of a run .*delete it and run"):
+        ablation(config, tmp_path / "runs", names, [1], 1, again)
 
     mean = (scores["clip"][1]["abs_rel"] + scores["clip"][2]["abs_rel"]) / 2
     deviation = abs(scores["clip"][1]["abs_rel"] - scores["clip"][2]["abs_rel"]) / 2**0.5

@@ -233,7 +233,7 @@ def test_scenes_mixed_by_depth_hide_what_is_behind_and_keep_each_pixels_own_dept
     # A wall 20 m away below sky, a post at 5 m before it; and, under half the focal length, a van at 4 m (8 m there)
     # before trees at 50 m (100 m there). Of either every third row and column is measured.
     first, second = unmeasured(10, 120.0), unmeasured(90, 60.0)
-    first.depth[15::3, ::3], first.sky[:15] = 20, True
+    first.depth[21::3, ::3], first.sky[:9] = 20, True  # the wall's upper edge is at row 9, measured only from 21 on
     first.depth[30::3, 21:30:3] = 5
     second.depth[::3, ::3] = 50
     second.depth[24::3, 15:60:3] = 4
@@ -241,9 +241,9 @@ def test_scenes_mixed_by_depth_hide_what_is_behind_and_keep_each_pixels_own_dept
 
     of_second = mixed.image[:, :, 0] == 90
     assert mixed.camera == first.camera
-    assert of_second[:13].all(), "trees are before the sky"
-    assert not mixed.sky[:13].any()
-    assert not of_second[18:, 70:].any(), "the wall hides the trees"
+    assert of_second[:7].all(), "trees are before the sky"
+    assert not mixed.sky[:7].any()
+    assert not of_second[17:, 70:].any(), "the wall hides the trees, above what is measured of it too"
     assert of_second[30:56, 34:54].all(), "the van is before the wall"
     assert not of_second[34:56, 22:26].any(), "the post is before the van"
     assert set(np.unique(mixed.depth[of_second])) == {0, 8, 100}

@@ -213,6 +213,18 @@ def test_generated_results_replace_only_what_was_generated(tmp_path: Path) -> No
     assert document.read_text() == f"# Title\n\n{BEGIN}\ntwo\n{END}\n\nLast words.\n"
 
 
+def test_a_full_disk_leaves_the_document_as_it_was_and_names_it(tmp_path: Path) -> None:
+    document = tmp_path / "d.md"
+    document.write_text("Written by hand.\n")
+    (tmp_path / "d.md.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        write_generated(document, "one")
+    assert raised.value.filename == str(document)
+    assert document.read_text() == "Written by hand.\n"
+    write_generated(document, "one")
+    assert document.read_text() == f"Written by hand.\n\n{BEGIN}\none\n{END}\n"
+
+
 def test_the_command_writes_numbers_tables_and_pictures_of_the_shipped_network(index: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["evaluate", str(SHIPPED), str(index), "--streets", str(index), "--streets-split", "val", "--flip"]

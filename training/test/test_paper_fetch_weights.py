@@ -144,6 +144,14 @@ def test_local_weights_are_used_where_they_lie_and_recorded(tmp_path: Path) -> N
     assert record["licence"].startswith("CreativeML OpenRAIL-M")
 
 
+def test_a_damaged_record_is_named_with_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "mine.safetensors"
+    save_file({"weight": np.zeros(10, np.float32)}, file)
+    (tmp_path / "weights.json").write_text('{"seecoder": ')
+    with pytest.raises(FetchError, match=r"weights\.json: not a record of fetched weights .*delete it and fetch"):
+        fetch_weights("stable-diffusion", tmp_path, local=file)
+
+
 def test_a_local_path_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=r"absent\.safetensors: no such file"):
         fetch_weights("seecoder", tmp_path, local=tmp_path / "absent.safetensors")

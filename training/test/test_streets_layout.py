@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sem_depth_training.streets.layout import SolidBox, StreetLayout, all_overlaps, make_layout, model_boxes
+from sem_depth_training.streets.layout import (
+    SolidBox,
+    StreetLayout,
+    all_overlaps,
+    building_box,
+    make_layout,
+    model_boxes,
+)
 from sem_depth_training.streets.road import STYLES, Road
 from sem_depth_training.streets.street import build_geometry
 
@@ -14,7 +21,7 @@ SPEED = 9.0
 
 def _decided(layout: StreetLayout) -> tuple[object, ...]:
     """All that was decided of a street."""
-    lists = (layout.models, layout.buildings, layout.posts, layout.barriers, layout.crossings)
+    lists = (layout.models, layout.buildings, layout.posts, layout.barriers, layout.crossings, layout.side_streets)
     return (layout.style, layout.section, layout.ego_lane, layout.terrain, *map(tuple, lists))
 
 
@@ -153,8 +160,16 @@ def test_side_streets_carry_traffic_and_nothing_else(seed):
         for post in layout.posts:
             assert abs(post.station - side.station) >= side.half_width
         for offset in (-50.0, 50.0):  # the road goes on there, level with this one
-            x, y, z = layout.road.points(side.station, offset)
+            x, y, _ = layout.road.points(side.station, offset)
             near = asphalt[np.hypot(asphalt[:, 0] - x, asphalt[:, 1] - y) < 5.0]
             assert len(near)
-            np.testing.assert_allclose(near[:, 2], z, atol=0.3)  # on a slope the ends of the strip differ
+            stations = side.station + np.linspace(-side.half_width, side.half_width, 161)
+            level = layout.road.points(stations[:, None], offset + np.linspace(-6, 6, 121)[None]).reshape(-1, 3)
+            below = [level[np.hypot(*(level[:, :2] - vertex[:2]).T).argmin(), 2] for vertex in near]
+            np.testing.assert_allclose(near[:, 2], below, atol=0.02)
     assert across > 5
+    for box in map(building_box, layout.buildings):
+        along = np.array([np.cos(box.yaw), np.sin(box.yaw)])
+        from_middle = asphalt[:, :2] - box.centre
+        ahead, aside = from_middle @ along, from_middle @ np.array([-along[1], along[0]])
+        assert not ((abs(ahead) < box.length / 2) & (abs(aside) < box.width / 2)).any(), "a house on the asphalt"

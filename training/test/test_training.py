@@ -17,12 +17,13 @@ import yaml
 from accelerate.state import AcceleratorState
 from rich.console import Console
 
+from sem_depth_node.camera import CameraModel
 from sem_depth_training.averaging import WeightAverage
 from sem_depth_training.checkpoint import TrainingError, network_of, read_checkpoint, write_state
 from sem_depth_training.config import read_config
 from sem_depth_training.data.augmentation import AugmentationConfig
-from sem_depth_training.data.batches import BatchesByStep, Mixture, WeightedFrames
-from sem_depth_training.data.frames import DataError, read_index
+from sem_depth_training.data.batches import Batch, BatchesByStep, Mixture, WeightedFrames
+from sem_depth_training.data.frames import DataError, Frame, read_index, write_depth, write_picture
 from sem_depth_training.export import round_to_half
 from sem_depth_training.losses import total_loss
 from sem_depth_training.models.depth_network import DepthNetwork
@@ -488,6 +489,15 @@ def test_a_gpu_out_of_memory_keeps_what_was_trained_and_says_what_to_change(
     assert all(torch.equal(resumed["network"][name], value) for name, value in whole["network"].items())
 
 
+def test_a_damaged_latent_encoder_is_named_with_what_to_do(config_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("latent_encoder_unfinished.pt", "latent_encoder.pt"):
+        (run / name).write_bytes(b"cut short")
+        with pytest.raises(TrainingError, match=rf"{name}: damaged, .*delete it and run the same command again"):
+            fit(read_config(config_file), run)
+
+
 def test_a_frame_that_cannot_be_decoded_is_named_by_whoever_draws_it(config_file: Path, tmp_path: Path) -> None:
     config = read_config(config_file).model_copy(update={"memory": 0.0, "workers": 1, "steps": 30})
     (tmp_path / "2_image.png").write_bytes(b"cut short")
@@ -518,6 +528,41 @@ def test_a_frame_is_mixed_with_frames_of_its_own_source_alone(driving_index: Pat
     drawn = {companion.image.tobytes() for companion in companions if companion is not None}
     assert drawn == {frame.read_image().tobytes() for frame in frames[1:]}
     assert 25 < companions.count(None) < 75
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_batch_shows_the_nearer_of_two_frames_through_one_window(tmp_path: Path, paired: bool) -> None:
+    # Two images of one rig, of two sizes: a far wall with a narrow stripe in the middle, and a near, broader stripe at
+    # the same place before a background that is farther still.
+    def frame(name: str, height: int, width: int, grey: int, metres: float, stripe: float, half: float) -> Frame:
+        image, depth = np.full((height, width, 3), grey, np.uint8), np.full((height, width), metres, np.float32)
+        columns = slice(round(width * (0.5 - half)), round(width * (0.5 + half)))
+        image[:, columns], depth[:, columns] = grey + 30, stripe
+        paths = [tmp_path / f"{name}_{kind}.png" for kind in ("image", "depth", "sky")]
+        write_picture(paths[0], image)
+        write_depth(paths[1], depth)
+        write_picture(paths[2], np.zeros((height, width), np.uint8))
+        camera = CameraModel(width, height, width * 0.6, width * 0.6, width / 2, height / 2)
+        return Frame(*paths, camera, name, "", paths[0] if paired else None, 0.5)
+
+    frames = [frame("far", 96, 320, 60, 40.0, 40.0, 0.03), frame("near", 92, 310, 160, 60.0, 8.0, 0.06)]
+    still = AugmentationConfig(colour=0, gamma=0, tint=0, blur=0, noise=0, jpeg=0, stretch=0, zoom=1.3)
+    mixture = Mixture([WeightedFrames(frames, 1.0, mix=1.0)], 100.0, partners=paired)
+    batches = BatchesByStep(mixture, [(96, 320)], 4, still, 0)
+    mixed = 0
+    for step in range(6):
+        batch = batches[step]
+        assert isinstance(batch, Batch)
+        for image, depth, shift in zip(batch.image, batch.depth, batch.pair_shift, strict=True):
+            shown, metres = image[48, :, 0].int(), depth[48]
+            wall, far_stripe, near_stripe = ((shown - grey).abs() < 3 for grey in (60, 90, 190))
+            if not (wall.any() and near_stripe.any()):
+                continue  # a frame with itself, or a window beside the stripe
+            mixed += 1
+            assert not far_stripe.any(), "the near stripe stands before it"
+            assert metres[wall].median() / metres[near_stripe].median() == pytest.approx(40 / 8, rel=0.05)
+            assert shift == 0, "a partner does not show what was mixed in"
+    assert mixed >= 5
 
 
 def test_a_sample_shows_its_image_its_truth_and_what_was_predicted(driving_index: Path) -> None:

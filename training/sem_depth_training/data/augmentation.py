@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sem_depth_node.camera import CameraModel
 from sem_depth_training.data.weather import add_fog, add_rain, darken, grain
+from sem_depth_training.nearest import fill_from_nearest
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Crop:
     flip: bool = False
 
     def on(self, camera: CameraModel, other: CameraModel) -> "Crop":
-        """The window of an image of `other` that covers of it what this one covers of an image of `camera`."""
+        """The window at the same place of `other`'s image, in relation to its size. Its aspect follows the image's."""
         x, y = other.width / camera.width, other.height / camera.height
         return Crop(int(self.x * x), int(self.y * y), int(self.width * x), int(self.height * y), self.flip)
 
@@ -226,14 +227,11 @@ def mix_by_depth(first: Sample, second: Sample) -> Sample:
 
 def _everywhere(sample: Sample) -> NDArray[np.float32]:
     """Metres at every pixel: of the closest measurement, infinite in the sky and where nothing was measured at all."""
-    depth = np.where(sample.sky, np.float32(np.inf), sample.depth)
-    _, cells = cv2.distanceTransformWithLabels(
-        (depth == 0).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    measured = depth > 0
-    of_cell = np.full(int(cells.max()) + 1, np.inf, np.float32)
-    of_cell[cells[measured]] = depth[measured]
-    return of_cell[cells]
+    depth = fill_from_nearest(sample.depth, np.inf)
+    # A guessed sky keeps away from what stands before it; without this, its rim would be taken for that.
+    sky = cv2.dilate(sample.sky.astype(np.uint8), np.ones((13, 13), np.uint8)) > 0
+    depth[sky & (sample.depth == 0)] = np.inf
+    return depth
 
 
 def borrow_style(rng: np.random.Generator, image: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -197,10 +197,13 @@ class BatchesByStep(Dataset[Batch | DataError]):
         views, sparse = [], []
         for index in chosen:
             frame = self.mixture.load(int(index))
-            view = self._view(rng, frame, height, width, self.mixture.companion(rng, int(index)))
+            companion = self.mixture.companion(rng, int(index))
+            if companion is not None and companion.sparse != frame.sparse:  # the losses of a whole image depend on it
+                companion = None
+            view = self._view(rng, frame, height, width, companion)
             if rng.random() < self.augmentation.join:
                 other = self._draw(rng)
-                if other.sparse == frame.sparse:  # the losses of a whole image depend on it
+                if other.sparse == frame.sparse:
                     beside = self._view(rng, other, height, width)
                     # Half of the picture is not in the partner, so the pair says nothing of it.
                     view = replace(view, sample=join_side_by_side(rng, view.sample, beside.sample), shift=0.0)

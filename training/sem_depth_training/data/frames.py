@@ -152,6 +152,13 @@ def write_index(index: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         raise DataError(f"{index}: cannot be written ({error.strerror}); free space there") from error
 
 
+def evenly(frames: Sequence[Frame], count: int) -> list[Frame]:
+    """`count` of the frames, evenly spread; all of them where count is 0 or there are no more."""
+    if not 0 < count < len(frames):
+        return list(frames)
+    return [frames[place] for place in np.linspace(0, len(frames) - 1, count).round().astype(int)]
+
+
 def write_picture(path: Path, pixels: NDArray[Any]) -> None:
     """Write an image file by its suffix. Raises DataError where it cannot be written."""
     if not cv2.imwrite(str(path), pixels):

@@ -239,7 +239,7 @@ def model_boxes(road: Road, placed: PlacedModel, time: float = 0.0) -> list[Soli
 
 
 def building_box(building: Building) -> SolidBox:
-    """The walls with 0.6 m in front for sills, signs and balconies above the pavement's clearance."""
+    """The walls; sills, balconies, awnings and eaves reach up to 0.6 m beyond them."""
     front = np.array([np.cos(building.yaw), np.sin(building.yaw)])
     inwards = np.array([-front[1], front[0]])
     x, y = np.array(building.corner[:2]) + front * building.width / 2 + inwards * building.depth / 2
@@ -270,8 +270,9 @@ def make_layout(
 ) -> StreetLayout:
     """Plan a street from a seed.
 
-    ``ego_stations`` are places of the camera's car at time 0 that stay free with room ahead. With ``ego_speed`` (m/s)
-    traffic moves: everything in one lane at one speed, the ego lane at the ego's, so nobody runs into anybody.
+    ``ego_stations`` are places of the camera's car at time 0 that stay free with room ahead, but for traffic across at
+    a junction, which may pass close before it. With ``ego_speed`` (m/s) traffic moves: everything in one lane at one
+    speed, the ego lane at the ego's, so nobody runs into anybody.
     """
     return _Planner(seed, style, length, ego_stations, ego_speed, curvature).plan()
 

@@ -39,7 +39,8 @@ def render(
     workers: Annotated[int, typer.Option(min=1, help="Processes; each uses one core and about 2 GB.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the whole set; frame N of a seed is always the same.")] = 0,
     style: Annotated[
-        Style | None, typer.Option(help="Of all streets; left out, those but wooded and junction in fixed shares.")
+        Style | None,
+        typer.Option(help="Of all streets; left out: city, residential, country and highway in fixed shares."),
     ] = None,
     cache: Annotated[Path, typer.Option(help="Where models and textures are kept between runs.")] = DEFAULT_CACHE,
     python: Annotated[

@@ -224,7 +224,6 @@ def _post(geometry: Geometry, layout: StreetLayout, post: Post, night: bool) -> 
         middle = (foot + far) / 2 + up * (post.height - 0.6)
         right, back = np.array([np.sin(yaw), -np.cos(yaw), 0]), np.array([np.cos(yaw), np.sin(yaw), 0])
         geometry.box(POLE, middle, (0.05, width, 3.2), yaw)
-        plate = [middle - 0.035 * back + x * right + z * up for x, z in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
         plate = [
             middle - 0.035 * back + x * width / 2 * right + z * 1.58 * up
             for x, z in ((-1, -1), (1, -1), (1, 1), (-1, 1))
