@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from sem_depth_training.streets.render import render, render_drive
+from sem_depth_training.whole_file import write_whole
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -360,8 +361,7 @@ def roofline(
         seen = _size(text, "--sees")
         graph = half_graph(partial(paper_network, seecoder_size=seen), _size(size, "--size"))
         networks.append((f"{size}, SeeCoder sees {text}", kernels_of(graph)))
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(roofline_markdown(networks, "sem-depth-train roofline"), encoding="utf-8")
+    write_whole(report, roofline_markdown(networks, "sem-depth-train roofline"))
     Console().print(f"report: {report}")
 
 
@@ -403,9 +403,8 @@ def check_paper(
     check = PaperCheck(_size(size, "--size"), _size(seecoder_size, "--seecoder-size"), conditioning, shrunken)
     console = Console()
     result = run(check, read_frame(frame, check.size), compute_capability, keep, console.print)
-    report.parent.mkdir(parents=True, exist_ok=True)
     command = "sem-depth-train check-paper" + (" --frame PHOTOGRAPH" if frame else "")
-    report.write_text(report_markdown(result, command), encoding="utf-8")
+    write_whole(report, report_markdown(result, command))
     console.print(f"report: {report}")
 
 

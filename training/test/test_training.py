@@ -48,7 +48,7 @@ def config_file(driving_index: Path, tmp_path: Path) -> Path:
         "log_every": 1,
         "warmup_steps": 2,
         "autoencoder": {"steps": 2, "batch_size": 2},
-        "data": [{"name": "plane", "index": str(driving_index)}],
+        "data": [{"name": "plane", "index": str(driving_index), "mix": 0.5}],
         "bundle": {"name": "tiny", "description": "A test.", "weights_licence": "CC0", "inputs": [[64, 96]]},
     }
     path.write_text(yaml.safe_dump(fields), encoding="utf-8")
@@ -487,6 +487,17 @@ def test_a_gpu_out_of_memory_keeps_what_was_trained_and_says_what_to_change(
     fit(config, tmp_path / "whole")
     resumed, whole = (read_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("run", "whole"))
     assert all(torch.equal(resumed["network"][name], value) for name, value in whole["network"].items())
+
+
+def test_a_sources_mixing_reaches_the_training(config_file: Path, tmp_path: Path) -> None:
+    config = read_config(config_file).model_copy(update={"steps": 1})
+    trained = []
+    for mix in (0.0, 0.0, 1.0):
+        source = config.data[0].model_copy(update={"mix": mix})
+        checkpoint = fit(config.model_copy(update={"data": [source]}), tmp_path / f"run{len(trained)}")
+        trained.append(read_checkpoint(checkpoint)["network"]["decoder.lateral.0.weight"])
+    assert torch.equal(trained[0], trained[1])
+    assert not torch.equal(trained[0], trained[2])
 
 
 def test_a_damaged_latent_encoder_is_named_with_what_to_do(config_file: Path, tmp_path: Path) -> None:

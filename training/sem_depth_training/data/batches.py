@@ -97,15 +97,14 @@ class Mixture:
         self._sources = list(sources)
         self._ends = np.cumsum([len(source.frames) for source in sources])
         self._shares = []
-        for frames in (source.frames for source in sources):
-            lengths = Counter(frame.sequence for frame in frames)
-            shares = np.array([lengths[frame.sequence] ** -0.5 for frame in frames])
-            self.frames.extend(frames)
+        for source in sources:
+            lengths = Counter(frame.sequence for frame in source.frames)
+            shares = np.array([lengths[frame.sequence] ** -0.5 for frame in source.frames])
+            self.frames.extend(source.frames)
             self._shares.append(shares / shares.sum())
-        total = sum(source.weight for source in sources)
-        weights = [source.weight / total for source in sources]
+        weights = np.array([source.weight for source in sources])
         self.probabilities = np.concatenate(
-            [shares * weight for shares, weight in zip(self._shares, weights, strict=True)]
+            [shares * weight for shares, weight in zip(self._shares, weights / weights.sum(), strict=True)]
         )
         self._kept: list[LoadedFrame] = []
         with ThreadPoolExecutor(2) as pool:

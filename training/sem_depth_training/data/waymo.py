@@ -17,6 +17,7 @@ from sem_depth_node.camera import CameraModel
 from sem_depth_node.lidar import remove_hidden, sparse_depth
 from sem_depth_node.transforms import BODY_FROM_OPTICAL
 from sem_depth_training.data.frames import DataError, write_depth, write_index, write_picture
+from sem_depth_training.whole_file import write_whole
 
 LICENCE = "Waymo Dataset License Agreement for Non-Commercial Use"
 
@@ -43,8 +44,7 @@ def prepare_waymo(folder: Path, output: Path, cameras: Sequence[str], every: int
     names = segment_names(folder)
     if not names:
         raise DataError(f"{folder}: no camera_image/SEGMENT.parquet; expected the Waymo Open Dataset 2")
-    output.mkdir(parents=True, exist_ok=True)
-    noted.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    write_whole(noted, json.dumps(settings) + "\n")
     rows: list[dict[str, str]] = []
     for name in names:
         part = output / name / "index.csv"

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ..whole_file import write_whole
 from .layout import StreetLayout, make_layout
 from .road import STYLES, Style
 from .views import View, sample_view
@@ -123,7 +124,7 @@ def write_frame(
     }
     text = io.StringIO()
     csv.DictWriter(text, COLUMNS, lineterminator="\n").writerow(row)
-    replace_text(row_path(folder, plan), text.getvalue())
+    write_whole(row_path(folder, plan), text.getvalue())
 
 
 def row_path(folder: Path, plan: FramePlan) -> Path:
@@ -133,11 +134,5 @@ def row_path(folder: Path, plan: FramePlan) -> Path:
 def write_index(folder: Path) -> int:
     """Gather the rows of all finished frames into ``index.csv``, replaced in one step; returns how many."""
     rows = [path.read_text() for path in sorted(folder.glob("*/*.row"))]
-    replace_text(folder / "index.csv", ",".join(COLUMNS) + "\n" + "".join(rows))
+    write_whole(folder / "index.csv", ",".join(COLUMNS) + "\n" + "".join(rows))
     return len(rows)
-
-
-def replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -19,9 +19,10 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..whole_file import write_whole
 from . import models
 from .drive import DrivePlan
-from .frames import FramePlan, replace_text, row_path, write_index
+from .frames import FramePlan, row_path, write_index
 from .road import Style
 
 DEFAULT_CACHE = Path.home() / ".cache" / "sem_depth" / "streets"
@@ -70,7 +71,7 @@ def render_set(
     _claim(out, seed, style)
     _stop_on_sigterm()
     models.fetch(cache)
-    replace_text(out / "ATTRIBUTION.txt", "\n".join(models.attributions()) + "\n")
+    write_whole(out / "ATTRIBUTION.txt", "\n".join(models.attributions()) + "\n")
     plans = [FramePlan.sample(seed, number, style) for number in range(frames)]
     missing = [plan.number for plan in plans if not row_path(out, plan).exists()]
     columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -148,7 +149,7 @@ def _claim(out: Path, seed: int, style: Style | None) -> None:
     path = out / "seed.json"
     claimed = {"seed": seed} if style is None else {"seed": seed, "style": style}
     if not path.exists():
-        replace_text(path, json.dumps(claimed) + "\n")
+        write_whole(path, json.dumps(claimed) + "\n")
     elif (there := json.loads(path.read_text())) != claimed:
         raise RenderError(f"{out} holds frames of {there}, not of {claimed}; choose those options or another folder")
 
