@@ -29,10 +29,15 @@ def fit(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: checkpoint and TensorBoard logs.")],
 ) -> None:
     """Train a network; run it again to go on where it stopped."""
+    import torch.distributed
+
     from sem_depth_training.config import read_config
     from sem_depth_training.train import fit as run
 
     run(read_config(config), output)
+    # Gloo's threads, still running when the interpreter ends, abort a process whose training went well.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @app.command("stereo-labels")
