@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -70,6 +71,10 @@ _PACKED = {
     **{f"bayer_{pattern}16": _Packed(1, code, bytes_per_channel=2) for pattern, code in _BAYER.items()},
 }
 
+# What image_transport calls a compressed image that still is a mosaic: its own encoding or none after "compressed". One
+# that was made grey or coloured before says "mono8" or "bgr8" there.
+_MOSAIC = re.compile(rf"bayer_({'|'.join(_BAYER)})(?:8|16) *;.*\bcompressed *(?:bayer_\w+ *)?")
+
 # BT.601 with limited range, which OpenCV assumes for the subsampled formats too; rows R, G, B of Y, U, V, 1.
 _YUV_TO_RGB = np.array(
     [[1.164, 0.0, 1.596, -222.921], [1.164, -0.391, -0.813, 135.576], [1.164, 2.018, 0.0, -276.836]], np.float32
@@ -104,6 +109,8 @@ class ImageDecoder:
     def decode_compressed(self, image: CompressedImageMessage) -> Pixels:
         """RGB of a sensor_msgs/CompressedImage, jpeg or png: uint8 (height, width, 3).
 
+        A grey file that its format calls a Bayer mosaic ("bayer_rggb8; png compressed") is interpolated to colour.
+
         Raises:
             BadInput: `unknown_encoding`, or `undecodable` for data that is damaged or cut short.
         """
@@ -116,9 +123,11 @@ class ImageDecoder:
                 "undecodable",
                 f"compressed image ({image.format!r}, {data.size} bytes) is a {codec} cut short, its end is missing",
             )
+        mosaic = _MOSAIC.fullmatch(name)
+        channels = cv2.IMREAD_ANYCOLOR if mosaic else cv2.IMREAD_COLOR
         try:
             # The camera's calibration is for the stored pixels, so a rotation noted in EXIF is not for us.
-            decoded = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+            decoded = cv2.imdecode(data, channels | cv2.IMREAD_IGNORE_ORIENTATION)
         except cv2.error as error:
             raise BadInput("undecodable", f"compressed image ({image.format!r}) does not decode: {error}") from error
         if decoded is None:
@@ -126,6 +135,8 @@ class ImageDecoder:
                 "undecodable",
                 f"compressed image ({image.format!r}, {data.size} bytes) is not a jpeg or png that decodes",
             )
+        if mosaic and decoded.ndim == 2:
+            return cv2.cvtColor(decoded, _BAYER[mosaic[1]], dst=self._buffer(*decoded.shape))  # type: ignore[return-value]
         if "compressed rgb" in name:  # image_transport's word for "the encoder was given RGB as if it were BGR"
             return decoded  # type: ignore[return-value]
         return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=self._buffer(*decoded.shape[:2]))  # type: ignore[return-value]

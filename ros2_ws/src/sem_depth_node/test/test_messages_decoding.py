@@ -157,6 +157,36 @@ def test_jpegs_encoded_as_rgb_keep_their_colours() -> None:
     assert np.array_equal(ImageDecoder().decode_compressed(swapped), rgb)
 
 
+def mosaic_of(rgb: np.ndarray, encoding: str) -> np.ndarray:
+    """The grey picture that a camera with a Bayer filter takes, as it is in the data of a raw message."""
+    depth = np.uint16 if encoding.endswith("16") else np.uint8
+    return np.frombuffer(encode(rgb, encoding).data, depth).reshape(rgb.shape[:2])
+
+
+@pytest.mark.parametrize("encoding", [name for name in ENCODINGS if name.startswith("bayer_")])
+@pytest.mark.parametrize("after", ["", " ", " SAME"])
+def test_compressed_mosaics_have_the_colours_of_raw_ones(encoding: str, after: str) -> None:
+    rgb = two_halves(16, 32, LEFT, RIGHT)
+    ok, data = cv2.imencode(".png", mosaic_of(rgb, encoding))
+    assert ok
+    image = SimpleNamespace(format=f"{encoding}; png compressed{after.replace('SAME', encoding)}", data=data.tobytes())
+    raw = ImageDecoder().decode(encode(rgb, encoding))
+    assert np.array_equal(ImageDecoder().decode_compressed(image), raw)
+
+
+def test_what_was_no_mosaic_any_more_when_compressed_is_taken_as_it_is() -> None:
+    rgb = two_halves(16, 32, LEFT, RIGHT)
+    for name in ("bayer_rggb8; jpeg compressed bgr8", "bayer_rggb8; jpeg compressed"):
+        in_colour = ImageDecoder().decode_compressed(compressed(rgb, name, ".png"))
+        assert np.array_equal(in_colour, rgb), "a file of three channels has its colours"
+    ok, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY))
+    assert ok
+    grey = ImageDecoder().decode_compressed(
+        SimpleNamespace(format="bayer_rggb8; jpeg compressed mono8", data=data.tobytes())
+    )
+    assert (grey == grey[..., :1]).all()
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_files_cut_short_are_refused(suffix: str) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
