@@ -1,6 +1,7 @@
 """The paper's ablation: the same network conditioned in other ways, each trained with the same budget and seeds."""
 
 import json
+import os
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -51,8 +52,14 @@ def ablation(
         The metrics, or None where a signal stopped a run.
 
     Raises:
-        TrainingError: the configuration has no validation frames, or is of another preset.
+        TrainingError: the configuration has no validation frames, or is of another preset; or several processes were
+            started.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise TrainingError(
+            f"an ablation is one process, found WORLD_SIZE={os.environ['WORLD_SIZE']}; start it without torchrun or "
+            "accelerate launch"
+        )
     if config.preset != "compact" or config.validation is None or config.initial:
         raise TrainingError("an ablation needs a configuration of preset compact, with validation and without initial")
     if unknown := [name for name in conditionings if name not in get_args(CompactConditioning)]:

@@ -27,9 +27,12 @@ class TrainingError(Exception):
     """Training cannot start or go on; the message says why and what to do."""
 
 
-def write_state(path: Path, state: object) -> None:
-    """Write `state` whole or not at all. Raises TrainingError when it cannot be written."""
-    partial = path.with_suffix(".partial")
+def write_state(path: Path, state: object, process: int = 0) -> None:
+    """Write `state` whole or not at all. Raises TrainingError when it cannot be written.
+
+    Several processes of one run, by their numbers, may write the same state at once: each has a partial file.
+    """
+    partial = path.with_suffix(f".partial{process or ''}")
     try:
         torch.save(state, partial)
         partial.replace(path)

@@ -205,7 +205,7 @@ def release_weights(
         Path | None,
         typer.Option(help="index.csv of frames not trained on, by which confidence is made to hold."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of that index.")] = "train",
+    split: Annotated[str, typer.Option(help="Split of that index.")] = "val",
     size: Annotated[str, typer.Option(help="Input size for it, HEIGHTxWIDTH.")] = "192x640",
 ) -> None:
     """Write the weights that `export` takes from a checkpoint, an eighth of its size; they export to the same bytes."""
@@ -258,7 +258,7 @@ def comparison_networks(
 def describe(
     preset: Annotated[str, typer.Option(help="compact or paper.")] = "paper",
     size: Annotated[str, typer.Option(help="Image size, HEIGHTxWIDTH.")] = "352x1216",
-    conditioning: Annotated[str, typer.Option(help="seecoder, seecoder_pa, none; paper: clip too.")] = "seecoder",
+    conditioning: Annotated[str, typer.Option(help="seecoder, seecoder_pa, clip, none; paper: text too.")] = "seecoder",
     seecoder_size: Annotated[str, typer.Option(help="Size SeeCoder sees at paper size, HEIGHTxWIDTH.")] = "176x608",
 ) -> None:
     """Count parameters and operations part by part, beside other diffusion depth networks."""

@@ -106,7 +106,7 @@ class FitConfig(_Strict):
     learning_rate: Rate = 6e-4
     backbone_learning_rate: Rate = 1.5e-4
     frozen_backbone_blocks: Annotated[int, Field(ge=0, le=16)] = 3
-    stochastic_depth: float = Field(0.0, ge=0, lt=1)  # how often the compact backbone's last block is left out
+    stochastic_depth: float = Field(0.0, ge=0, lt=1)  # of the compact backbone's blocks: 0 at the first, rising to this
     weight_decay: float = Field(0.02, ge=0)
     warmup_steps: Annotated[int, Field(ge=0)] = 200
     gradient_norm: float = Field(1.0, gt=0)
@@ -148,6 +148,10 @@ class FitConfig(_Strict):
     def _preset_complete(self) -> "FitConfig":
         if (self.preset == "paper") != (self.paper is not None):
             raise ValueError("preset paper needs the section paper, and only it has one")
+        if self.preset == "paper":
+            for key in ("frozen_backbone_blocks", "stochastic_depth", "gradient_checkpointing"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} is of preset compact alone; leave it out")
         if self.preset == "compact" and self.conditioning not in get_args(CompactConditioning):
             raise ValueError(
                 f"conditioning {self.conditioning}: the compact preset has {', '.join(get_args(CompactConditioning))}"

@@ -71,7 +71,12 @@ def nothing_to_compare(frames: Sequence[Frame]) -> str:
 
 
 def network_predictor(network: DepthNetwork, size: tuple[int, int]) -> Predict:
-    """Predictions of a torch network at an input size (height, width), framed as the robot frames its images."""
+    """Predictions of a torch network at an input size (height, width), framed as the robot frames its images.
+
+    Raises DataError for a size that the network does not take.
+    """
+    if size[0] % 32 or size[1] % 32:
+        raise DataError(f"size {size[0]}x{size[1]}: expected sides that 32 divides, such as 192x640")
     device = next(network.parameters()).device
 
     @torch.no_grad()
@@ -121,8 +126,6 @@ def predictor_of(
         predict = bundle_predictor(bundle, engine)
         aspect = min(size.width / size.height for size in bundle.inputs)
     else:
-        if size[0] % 32 or size[1] % 32:
-            raise DataError(f"size {size[0]}x{size[1]}: expected sides that 32 divides, such as 192x640")
         predict = network_predictor(network_of(read_checkpoint(model), model)[0], size)
         aspect = size[1] / size[0]
     if windows:

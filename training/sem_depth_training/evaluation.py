@@ -66,13 +66,15 @@ def run(
         rendered = read_index(request.streets, request.streets_split)
         name = _name(request.streets, request.streets_split)
         sets[f"{name}_no_crop" if name in sets else name] = (rendered, "none", everywhere)
-    sets = {name: (evenly(frames, request.frames), crop, words) for name, (frames, crop, words) in sets.items()}
     floor = direction_floor(read_index(request.index, request.floor_split)) if request.floor_split else None
     results: dict[str, Evaluation] = {}
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
-        for name, (frames, crop, words) in sets.items():
+        for name, (whole, crop, words) in sets.items():
+            frames = evenly(whole, request.frames)
             task = progress.add_task(name, total=len(frames))
-            results[name] = evaluate(predict, frames, words, crop, floor, partial(progress.advance, task))
+            advance = partial(progress.advance, task)
+            thinned = len(frames) < len(whole)
+            results[name] = evaluate(predict, frames, words, crop, floor, advance, thinned=thinned)
     contents = {name: result.as_json() for name, result in results.items()}
     for name, content in contents.items():
         print_evaluation(f"{request.model.name} on {name}", content, console)

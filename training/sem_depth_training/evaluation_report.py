@@ -91,6 +91,8 @@ def evaluate(
     crop: str = "garg",
     floor: Predict | None = None,
     on_frame: Callable[[], object] = lambda: None,
+    *,
+    thinned: bool = False,
 ) -> Evaluation:
     """Evaluate frame by frame; sequences are frames next to each other with one name and camera.
 
@@ -101,6 +103,7 @@ def evaluate(
         crop: "garg", "eigen" or "none".
         floor: depth by viewing direction alone, to stand beside it.
         on_frame: called after each frame.
+        thinned: frames between these were left out, so they tell nothing of flicker.
 
     Raises:
         DataError: a frame cannot be read, or none has depth to compare.
@@ -112,7 +115,10 @@ def evaluate(
         on_frame()
         return error
 
-    for _, sequence in groupby(frames, key=lambda frame: (frame.sequence, frame.view, frame.camera)):
+    def place(frame: Frame) -> tuple[object, ...]:
+        return frame.image if thinned else frame.sequence, frame.view, frame.camera
+
+    for _, sequence in groupby(frames, key=place):
         out.flicker.add(map(one, sequence))
     if not out.frames:
         raise DataError(nothing_to_compare(frames))

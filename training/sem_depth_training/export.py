@@ -1,8 +1,10 @@
 """From a checkpoint to a model bundle: the same checkpoint gives the same bytes."""
 
 import hashlib
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ _EXTERNAL_BYTES = 1024  # smaller tensors stay in the graph
 
 
 class ExportError(Exception):
-    """The exported graph does not do what the network does."""
+    """The exported graph does not do what the network does, or cannot be written."""
 
 
 def export_bundle(
@@ -52,13 +54,14 @@ def export_bundle(
         profile: one graph for all sizes in it, in place of one for each size that the configuration names. It is
             checked at its smallest, its best and its largest size.
 
-    Raises TrainingError for a wrong checkpoint, ExportError when ONNX Runtime and torch differ by more than 1e-3.
+    Raises TrainingError for a wrong checkpoint, ExportError when ONNX Runtime and torch differ by more than 1e-3, or
+    the disk is full.
     """
     state = read_checkpoint(checkpoint)
     network, config = network_of(state, checkpoint)
     round_to_half(network)
     settings = config.bundle
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, _writing_to(Path(scratch), folder):
         place = Path(scratch)
         half = settings.precision == "float16"
         inputs = settings.inputs if profile is None else [profile.opt]
@@ -85,6 +88,23 @@ def export_bundle(
         values = {name: round(value, 4) for name, value in means.items()}
         manifest["metrics"] = [{"dataset": dataset, "protocol": PROTOCOL, "values": values}]
         return write_bundle(folder, files, manifest)
+
+
+@contextmanager
+def _writing_to(*folders: Path) -> Iterator[None]:
+    """Within it files are written there. A full disk does not say which file did not fit, so this says what is free."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        parents = (
+            next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir()) for folder in folders
+        )
+        free = " and ".join(f"{parent} has {shutil.disk_usage(parent).free >> 20} MiB free" for parent in parents)
+        raise ExportError(
+            f"{folders[-1]}: cannot be written ({error.strerror}); {free}. Free space there, or set TMPDIR"
+        ) from error
 
 
 @torch.no_grad()

@@ -25,14 +25,15 @@ from sem_depth_node.camera import CameraModel
 from sem_depth_node.engines.cache import cache_folder
 from sem_depth_node.metrics import depth_metrics, evaluation_mask, mean_metrics
 from sem_depth_training.corruptions import CORRUPTIONS, OWN, ROBODEPTH, SEVERITIES, corrupt
-from sem_depth_training.data.frames import Frame, evenly, read_index
-from sem_depth_training.evaluate import PROTOCOL, Predict, predictor_of
+from sem_depth_training.data.frames import DataError, Frame, evenly, read_index
+from sem_depth_training.evaluate import MAX_DEPTH, PROTOCOL, Predict, nothing_to_compare, predictor_of
 from sem_depth_training.floor import direction_floor
 from sem_depth_training.frost_pictures import frost_pictures
 from sem_depth_training.generated_section import write_generated
 from sem_depth_training.whole_file import write_whole
 
 CLEAN = "clean"
+_SHOWN = 10  # levels named in an error
 Image = NDArray[np.uint8]
 
 
@@ -150,13 +151,20 @@ def run(
         console: to print on.
 
     Raises:
-        RobustnessError: a file is of another measurement, or cannot be written.
+        RobustnessError: a file is of another measurement, lacks a level of the baseline, or cannot be written.
         BundleError, TrainingError, DataError, FrostError: what is needed cannot be had.
     """
     frames = measurement.read_frames()
     predict = predictor_of(measurement.model, measurement.size)
     identity = measurement.run(len(frames))
     scores = read_scores(json_file, identity) if json_file.is_file() else {}
+    if isinstance(baseline, Path):
+        same = {key: identity[key] for key in ("data", "frames", "protocol")}
+        baseline_name, reference = f"that in {baseline.name}", _read_baseline(baseline, same, names)
+    else:
+        floor = direction_floor(read_index(measurement.index, baseline))
+        baseline_name = "the floor's (depth by viewing direction alone)"
+        reference = constant_scores(floor, frames, measurement.size)
     pictures = frost_pictures(cache_folder() / "frost") if "frost" in names else []
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("levels", total=len(levels(names)))
@@ -166,13 +174,6 @@ def run(
             write_scores(json_file, identity, scores)
 
         measure(predict, frames, measurement.size, names, pictures, scores, done)
-    if isinstance(baseline, Path):
-        same = {key: identity[key] for key in ("data", "frames", "protocol")}
-        baseline_name, reference = f"that in {baseline.name}", read_scores(baseline, same)
-    else:
-        floor = direction_floor(read_index(measurement.index, baseline))
-        baseline_name = "the floor's (depth by viewing direction alone)"
-        reference = constant_scores(floor, frames, measurement.size)
     result = Robustness(identity, {name: scores[name] for name in (CLEAN, *names)}, baseline_name, reference)
     write_scores(json_file, identity, scores, summary(result))
     print_result(result, console, markdown_file)
@@ -199,7 +200,7 @@ def measure(
         scores: from an earlier, unfinished call; levels in it are not computed again.
         on_level: called after each corruption and severity.
     """
-    cases = [_case(frame, size) for frame in frames]
+    cases = _cases(frames, size)
     for name, severity in levels(names):
         if severity not in scores.get(name, {}):
             scores.setdefault(name, {})[severity] = _score(predict, cases, name, severity, pictures)
@@ -213,7 +214,7 @@ def levels(names: Sequence[str]) -> list[tuple[str, int]]:
 
 def constant_scores(predict: Predict, frames: Sequence[Frame], size: tuple[int, int]) -> Scores:
     """Scores of a predictor that does not look at the image, such as the floor: the same under every corruption."""
-    score = _score(predict, [_case(frame, size) for frame in frames], CLEAN, 0, ())
+    score = _score(predict, _cases(frames, size), CLEAN, 0, ())
     return {CLEAN: {0: score}, **{name: dict.fromkeys(SEVERITIES, score) for name in CORRUPTIONS}}
 
 
@@ -259,6 +260,16 @@ def read_scores(path: Path, run: Mapping[str, Any] | None = None) -> Scores:
         raise RobustnessError(
             f"{path}: of another measurement: {'; '.join(differing)}; delete it or choose another file"
         )
+    return scores
+
+
+def _read_baseline(path: Path, run: Mapping[str, Any], names: Sequence[str]) -> Scores:
+    """The scores of another model. Raises RobustnessError where a level is not among them."""
+    scores = read_scores(path, run)
+    absent = [f"{name} {level}" for name, level in levels(names) if name != CLEAN and level not in scores.get(name, {})]
+    if absent:
+        shown = ", ".join(absent[:_SHOWN]) + (f" and {len(absent) - _SHOWN} more" if absent[_SHOWN:] else "")
+        raise RobustnessError(f"{path}: has no {shown}; finish measuring it, or leave these corruptions out")
     return scores
 
 
@@ -344,6 +355,14 @@ def _mean_dee(row: Mapping[int, Score]) -> float:
     return float(np.mean([score.dee for score in row.values()]))
 
 
+def _cases(frames: Sequence[Frame], size: tuple[int, int]) -> list[_Case]:
+    """Of the frames that have depth to compare. Raises DataError where none has."""
+    cases = [case for case in (_case(frame, size) for frame in frames) if case.mask.any()]
+    if not cases:
+        raise DataError(nothing_to_compare(frames))
+    return cases
+
+
 def _case(frame: Frame, size: tuple[int, int]) -> _Case:
     height, width = size
     image = cv2.resize(frame.read_image(), (width, height), interpolation=cv2.INTER_AREA)
@@ -356,7 +375,7 @@ def _score(predict: Predict, cases: Sequence[_Case], name: str, severity: int, p
     results = []
     for seed, case in enumerate(cases):
         image = case.image if name == CLEAN else corrupt(case.image, name, severity, seed, pictures)
-        depth = predict(image, case.camera).depth
+        depth = np.minimum(predict(image, case.camera).depth, MAX_DEPTH)  # beyond range: infinity does not interpolate
         height, width = case.mask.shape
         answer = cv2.resize(depth, (width, height), interpolation=cv2.INTER_LINEAR)[case.mask]
         results.append(depth_metrics(answer, case.truth, np.ones(answer.shape, bool)))  # type: ignore[arg-type]

@@ -146,6 +146,15 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
         def save() -> None:
             _save(checkpoint, config, training_data, network, optimizer, average, accelerator, step)
 
+        def require_finite(what: str, value: float) -> None:
+            """Raises in all processes where it is not finite in one; `batch` and `terms` are the loop's."""
+            finite = math.isfinite(value)
+            if on_any_process(accelerator, not finite):
+                if accelerator.is_main_process and _finite(network):
+                    save()
+                accelerator.wait_for_everyone()
+                raise _not_finite(what, output, batch, terms, step, accelerator.process_index, here=not finite)
+
         model.train()
         first = step * config.accumulate
         loader = batch_loader(batches, first, config.steps * config.accumulate, config.workers)
@@ -160,15 +169,12 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
                     outputs = _predict(model, batch)
                     terms = _terms(outputs, batch, network.canonical_focal_length, teacher)
                     loss = total_loss(terms, config.losses)
-                    finite = math.isfinite(loss.item())
-                    if on_any_process(accelerator, not finite):
-                        if accelerator.is_main_process and _finite(network):
-                            save()
-                        accelerator.wait_for_everyone()
-                        raise _not_finite(output, batch, terms, step, accelerator.process_index, here=not finite)
+                    require_finite("loss", loss.item())
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:
-                        accelerator.clip_grad_norm_(model.parameters(), config.gradient_norm)
+                        norm = accelerator.clip_grad_norm_(model.parameters(), config.gradient_norm)
+                        if accelerator.scaler is None and norm is not None:  # a scaler leaves such a step out
+                            require_finite("gradient", float(norm))
                     optimizer.step()
                     optimizer.zero_grad()
                 progress.add({**terms, "loss": loss})
@@ -306,25 +312,28 @@ def _terms(outputs: Outputs, batch: Batch, canonical: float, teacher: DepthNetwo
 
 
 def _not_finite(
-    output: Path, batch: Batch, terms: dict[str, Tensor], step: int, process: int, here: bool
+    what: str, output: Path, batch: Batch, terms: dict[str, Tensor], step: int, process: int, here: bool
 ) -> TrainingError:
     if not here:
-        return TrainingError(f"loss is not finite at step {step} in another process, which says more")
+        return TrainingError(f"{what} is not finite at step {step} in another process, which says more")
     culprit = output / (f"not_finite_{process}.pt" if process else "not_finite.pt")
     write_state(culprit, batch.state())
     shown = ", ".join(f"{name} {value.item():.3g}" for name, value in terms.items())
     return TrainingError(
-        f"loss is not finite at step {step} ({shown}); the batch is in {culprit}. Look for what is wrong with its "
+        f"{what} is not finite at step {step} ({shown}); the batch is in {culprit}. Look for what is wrong with its "
         "depth, or lower the learning rates"
     )
 
 
 def _out_of_memory(config: FitConfig, batch: Batch, step: int, checkpoint: Path) -> TrainingError:
     height, width = batch.depth.shape[1:]
+    section = "" if config.paper is None else "paper."
+    on = config.gradient_checkpointing if config.paper is None else config.paper.gradient_checkpointing
     return TrainingError(
         f"GPU out of memory at step {step} with {config.batch_size} images of {height}x{width}; {checkpoint} keeps "
-        f"what was trained. Halve batch_size and double accumulate (now {config.accumulate}), or turn on "
-        "gradient_checkpointing, and run the same command again"
+        f"what was trained. Halve batch_size and double accumulate (now {config.accumulate})"
+        + ("" if on else f", or turn on {section}gradient_checkpointing,")
+        + " and run the same command again"
     )
 
 
@@ -405,7 +414,7 @@ def _save(
     }
     if accelerator.scaler is not None:
         state["scaler"] = accelerator.scaler.state_dict()
-    write_state(path, state)
+    write_state(path, state, accelerator.process_index)
 
 
 def _data_of(state: dict[str, Any], more: list[dict[str, str]] | None = None) -> dict[str, str]:

@@ -65,6 +65,12 @@ def test_an_unknown_conditioning_is_named(config: FitConfig, tmp_path: Path) -> 
         ablation(config, tmp_path, ["text"], [1], 1, Console(file=io.StringIO()))
 
 
+def test_several_processes_are_refused(config: FitConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match=r"one process, found WORLD_SIZE=2; start it without torchrun"):
+        ablation(config, tmp_path, ["none"], [1], 1, Console(file=io.StringIO()))
+
+
 def test_clip_tokens_take_the_place_of_seecoder_at_about_its_size() -> None:
     def weights(conditioning: str) -> int:
         named = compact(conditioning).semantic_encoder.named_parameters()  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from sem_depth_training.calibrated_confidence import calibrate_confidence, shift_to_mean
 from sem_depth_training.checkpoint import TrainingError
 from sem_depth_training.cli import app
-from sem_depth_training.data.frames import read_index, write_depth
+from sem_depth_training.data.frames import DataError, read_index, write_depth
 from sem_depth_training.evaluate import network_predictor, predictor_of
 from sem_depth_training.models.depth_decoder import DepthDecoder
 from sem_depth_training.models.presets import compact
@@ -49,6 +49,8 @@ def test_a_network_states_the_share_that_is_right_and_ranks_as_before(driving_in
     assert network.decoder.head.bias is not None
     network.decoder.head.bias.data[0] = 1.5  # about as far as the frames' depth, so that some of it is right
     frames = read_index(driving_index, "train")
+    with pytest.raises(DataError, match="size 72x96: expected sides that 32 divides"):
+        network_predictor(network, (72, 96))
     predict = network_predictor(network, SIZE)
     before = predict(frames[0].read_image(), frames[0].camera).confidence
     console = Console(file=io.StringIO(), width=200)
@@ -79,7 +81,7 @@ def test_the_command_calibrates_what_it_releases_and_changes_nothing_else(
     write_depth(frame.depth, np.nan_to_num(own, nan=0.0, posinf=0.0))
     command = ["release-weights", str(weights), "-o", str(output), "--calibrate", str(driving_index)]
 
-    result = CliRunner().invoke(app, [*command, "--split", "val", "--size", "64x96"], catch_exceptions=False)
+    result = CliRunner().invoke(app, [*command, "--size", "64x96"], catch_exceptions=False)
 
     assert result.exit_code == 0, result.output
     assert "confidence over 1 frames" in " ".join(result.output.split())

@@ -184,6 +184,9 @@ def test_the_other_camera_of_a_pair_is_no_next_frame(index: Path) -> None:
     )
     flicker = evaluate(predict_ground, read_index(index, "val"), protocol("none"), "none").as_json()["flicker"]
     assert flicker["pairs"] == 2
+    frames = read_index(index, "val")
+    thinned = evaluate(predict_ground, frames, protocol("none"), "none", thinned=True).as_json()["flicker"]
+    assert thinned is None, "frames between these were left out"
 
 
 def test_frames_without_an_answer_are_not_counted(index: Path) -> None:

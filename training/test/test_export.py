@@ -17,7 +17,7 @@ from sem_depth_node.engines.watch import BuildWatch
 from sem_depth_training.checkpoint import network_of, read_checkpoint
 from sem_depth_training.data.frames import read_index
 from sem_depth_training.evaluate import PROTOCOL, bundle_predictor, frame_metrics
-from sem_depth_training.export import ExportError, check_graph, export_graphs, round_to_half, size_profile
+from sem_depth_training.export import ExportError, _writing_to, check_graph, export_graphs, round_to_half, size_profile
 from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.models.presets import compact
 from sem_depth_training.networks import pretraining
@@ -117,6 +117,15 @@ def test_a_graph_for_a_profile_compiles_with_tensorrt_rtx(open_graphs: list[Path
 def test_sizes_that_make_no_profile_are_named(sizes: tuple[tuple[int, int], ...], words: str) -> None:
     with pytest.raises(ExportError, match=words):
         size_profile(*sizes)
+
+
+def test_a_full_disk_is_told_with_what_is_free(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ExportError, match=r"out/bundle: cannot be written \(No space left .*MiB free.* set TMPDIR"),
+        _writing_to(tmp_path, tmp_path / "out" / "bundle"),
+        Path("/dev/full").open("wb") as file,
+    ):
+        file.write(bytes(100_000))
 
 
 @pytest.fixture(scope="module")

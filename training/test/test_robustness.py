@@ -1,6 +1,7 @@
 """Corruptions and the score over them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,13 +11,14 @@ from numpy.typing import NDArray
 
 from sem_depth_node.camera import CameraModel
 from sem_depth_training.corruptions import CORRUPTIONS, OWN, ROBODEPTH, SEVERITIES, corrupt
-from sem_depth_training.data.frames import Frame
+from sem_depth_training.data.frames import DataError, Frame
 from sem_depth_training.evaluate import Prediction
 from sem_depth_training.robustness import (
     CLEAN,
     Robustness,
     RobustnessError,
     Score,
+    _read_baseline,
     constant_scores,
     levels,
     markdown,
@@ -147,6 +149,31 @@ def test_a_file_of_another_measurement_is_not_mixed_in(tmp_path: Path) -> None:
     file.write_text(json.dumps({"scores": 3}))
     with pytest.raises(RobustnessError, match="not a result of sem-depth-train robustness"):
         read_scores(file)
+
+
+def test_a_baseline_that_lacks_a_level_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "other.json"
+    scores = scores_of(0.5)
+    del scores["fog"], scores["snow"][3]
+    write_scores(file, RUN, scores)
+    with pytest.raises(RobustnessError, match=r"other\.json: has no snow 3, fog 1, fog 2, .*finish measuring it"):
+        _read_baseline(file, RUN, ["snow", "fog", "frost"])
+    assert _read_baseline(file, RUN, ["frost"]) == scores
+
+
+def test_what_is_beyond_range_counts_and_frames_without_depth_do_not(frame: Frame, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "nothing.png"), np.zeros((96, 160), np.uint16))
+    unmeasured = replace(frame, depth=tmp_path / "nothing.png")
+
+    def predict(picture: NDArray[np.uint8], camera: CameraModel) -> Prediction:
+        depth = np.full(picture.shape[:2], 10.0, np.float32)
+        depth[:, : depth.shape[1] // 2] = np.inf
+        return Prediction(depth, depth)
+
+    scores = constant_scores(predict, [unmeasured, frame], (48, 80))
+    assert scores[CLEAN][0].abs_rel == pytest.approx((80 - 10) / 10 / 2, rel=0.02), "half of it at 80 m"
+    with pytest.raises(DataError, match=r"nothing\.png: has no depth in the evaluated range"):
+        constant_scores(predict, [unmeasured], (48, 80))
 
 
 def test_what_does_not_look_at_the_image_is_the_same_under_every_corruption(frame: Frame) -> None:

@@ -226,6 +226,20 @@ def test_stereo_pairs_know_their_partner(driving_index: Path, tmp_path: Path) ->
     assert (left.read_partner() == right.read_image()).all()
 
 
+def test_a_source_takes_the_sequences_that_it_names(driving_index: Path) -> None:
+    def taken(*patterns: str) -> set[str]:
+        source = IndexSource(name="KITTI", index=driving_index, sequences=list(patterns))
+        return {frame.sequence for frame in read_sources([source])[0]}
+
+    assert taken("*") == {"s0", "s1", "s2", "s3"}
+    assert taken("s[01]") == {"s0", "s1"}
+    assert taken("!s1", "s[01]", "s3") == {"s0", "s3"}, "in whatever order"
+    with pytest.raises(DataError, match=r"index\.csv: sequences: '!s4' matches no sequence of split 'train', .*s0, s1"):
+        taken("*", "!s4")
+    with pytest.raises(DataError, match=r"index\.csv: sequences: \['!s1'\] leave no frame"):
+        taken("!s1")
+
+
 def test_wrong_keys_of_a_source_are_named(tmp_path: Path) -> None:
     path = tmp_path / "fit.yaml"
     path.write_text(

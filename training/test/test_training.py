@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from sem_depth_training.data.batches import Batch, BatchesByStep, Mixture, Weigh
 from sem_depth_training.data.frames import DataError, Frame, read_index, write_depth, write_picture
 from sem_depth_training.export import round_to_half
 from sem_depth_training.losses import total_loss
+from sem_depth_training.models.autoencoder import ImageAutoencoder
 from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.networks import network_for
 from sem_depth_training.released_weights import release_weights
@@ -417,11 +419,26 @@ def test_a_loss_that_is_not_finite_stops_with_the_batch_saved(
     assert read_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 0
 
 
+def test_a_gradient_that_is_not_finite_leaves_the_weights_as_they_were(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def total_of_infinite_slope(terms: dict[str, torch.Tensor], weights: Any) -> torch.Tensor:
+        zero = terms["l1"] - terms["l1"].detach()
+        return total_loss(terms, weights) + torch.sqrt(zero)  # 0, whose derivative is infinite
+
+    monkeypatch.setattr("sem_depth_training.train.total_loss", total_of_infinite_slope)
+    with pytest.raises(TrainingError, match=r"gradient is not finite at step 0 .*not_finite\.pt"):
+        fit(read_config(config_file), tmp_path / "run")
+    state = read_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    assert state["step"] == 0
+    assert all(bool(torch.isfinite(weights).all()) for weights in state["network"].values())
+
+
 def test_a_network_learns_from_a_teacher_of_another_preset(
     config_file: Path, paper_weights: dict[str, Any], tmp_path: Path
 ) -> None:
     fields = yaml.safe_load(config_file.read_text())
-    paper = {**fields, **paper_weights, "steps": 1, "sizes": [[64, 96]]}
+    paper = {**fields, **paper_weights, "steps": 1, "sizes": [[64, 96]], "stochastic_depth": 0.0}
     config_file.write_text(yaml.safe_dump(paper))
     teacher = fit(read_config(config_file), tmp_path / "teacher")
     student = {**fields, "teacher": {"checkpoint": str(teacher)}, "steps": 2, "sizes": [[64, 96]]}
@@ -466,6 +483,46 @@ def test_ctrl_c_while_the_latent_encoder_trains_loses_none_of_it(config_file: Pa
     killed, whole = (torch.load(tmp_path / name / "latent_encoder.pt") for name in ("killed", "whole"))
     assert all(torch.equal(killed[name], value) for name, value in whole.items())
     assert not (tmp_path / "killed" / "latent_encoder_unfinished.pt").exists()
+
+
+def test_what_stops_the_latent_encoder_is_told_and_its_steps_are_kept(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = yaml.safe_load(config_file.read_text())
+    fields |= {"autoencoder": {"steps": 4, "batch_size": 2}, "steps": 1}
+    config_file.write_text(yaml.safe_dump(fields))
+    config = read_config(config_file)
+    fit(config, tmp_path / "whole")
+
+    forward, calls = ImageAutoencoder.forward, []
+
+    def third_fails(self: ImageAutoencoder, image: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, image)
+
+    monkeypatch.setattr(ImageAutoencoder, "forward", third_fails)
+    with pytest.raises(TrainingError, match=r"out of memory at step 2 of the image autoencoder with 2 .*batch_size"):
+        fit(config, tmp_path / "run")
+    fit(config, tmp_path / "run")
+    resumed, whole = (torch.load(tmp_path / name / "latent_encoder.pt") for name in ("run", "whole"))
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+    monkeypatch.setattr(ImageAutoencoder, "forward", lambda self, image: forward(self, image) * float("nan"))
+    with pytest.raises(TrainingError, match=r"image autoencoder is not finite at step 0; lower autoencoder\.learning"):
+        fit(config, tmp_path / "diverged")
+    assert not (tmp_path / "diverged" / "latent_encoder.pt").exists()
+
+
+def test_processes_of_a_run_that_save_at_once_leave_one_whole_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            state = {"weights": torch.rand(300_000)}
+            list(pool.map(lambda process, state=state: write_state(path, state, process), range(4)))  # type: ignore[misc]
+            assert torch.equal(torch.load(path)["weights"], state["weights"])
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_a_gpu_out_of_memory_keeps_what_was_trained_and_says_what_to_change(

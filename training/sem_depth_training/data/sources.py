@@ -1,5 +1,6 @@
 """Where training frames come from: one section of a configuration for each data set, and all of them as frames."""
 
+import fnmatch
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from sem_depth_training.data.frames import DataError, Frame, index_frames, require_files
 from sem_depth_training.data.stereo import pairs_of
+
+_SHOWN = 20  # names of sequences in an error
 
 CameraName = Literal["front", "front_left", "front_right", "side_left", "side_right"]
 
@@ -30,12 +33,15 @@ class _Source(BaseModel):
 class IndexSource(_Source):
     """Frames of one index.csv: the driving data, rendered streets, stereo labels.
 
+    `sequences`: only those whose names one of these patterns matches (`drive_*`) and none that begins with an
+    exclamation mark (`!drive_0009`).
     `baseline`: metres between the cameras of images NAMEl.jpg and NAMEr.jpg, which become stereo pairs.
     """
 
     kind: Literal["index"] = "index"
     index: Path
     split: str = "train"
+    sequences: Annotated[list[str], Field(min_length=1)] = ["*"]
     baseline: float | None = Field(None, gt=0)
 
 
@@ -130,7 +136,7 @@ def _frames(source: Source) -> list[Frame]:
 
         index = prepare_waymo(source.folder, source.prepared, source.cameras, source.every, source.width)
         return index_frames(index, "train")
-    frames = index_frames(source.index, source.split)
+    frames = _of_sequences(index_frames(source.index, source.split), source)
     if source.baseline is None:
         return frames
     shifts = {}
@@ -143,3 +149,23 @@ def _frames(source: Source) -> list[Frame]:
         replace(frame, partner=shifts[frame.image][0], shift=shifts[frame.image][1]) if frame.image in shifts else frame
         for frame in frames
     ]
+
+
+def _of_sequences(frames: Sequence[Frame], source: IndexSource) -> list[Frame]:
+    """The frames of the sequences that a source wants. Raises DataError for a pattern that matches none."""
+    names = sorted({frame.sequence for frame in frames})
+    wanted: set[str] = set()
+    unwanted: set[str] = set()
+    for pattern in source.sequences:
+        matching = fnmatch.filter(names, pattern.removeprefix("!"))
+        if not matching:
+            raise DataError(
+                f"{source.index}: sequences: {pattern!r} matches no sequence of split {source.split!r}, which has "
+                + ", ".join(names[:_SHOWN])
+                + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
+            )
+        (unwanted if pattern.startswith("!") else wanted).update(matching)
+    kept = [frame for frame in frames if frame.sequence in wanted - unwanted]
+    if not kept:
+        raise DataError(f"{source.index}: sequences: {source.sequences} leave no frame; begin with a pattern without !")
+    return kept
