@@ -247,6 +247,17 @@ def test_the_folder_stays_within_its_limit_by_dropping_what_was_not_used_longest
     assert bytes(in_use.plan) == bytes(10_000)  # whoever runs it keeps it
 
 
+def test_files_of_others_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    others = [tmp_path / name for name in ("detector.engine", "upload.tmp", "net-640x192.engine", "a.engine.tmp")]
+    for path in others:
+        path.write_bytes(bytes(10_000))
+        os.utime(path, (0, 0))
+    cache = EngineCache(tmp_path, limit=10)
+    cache.get(KEY, writes(bytes(10_000)), BuildWatch())
+    assert all(path.exists() for path in others)
+    assert cache.find(KEY, BuildWatch())
+
+
 def test_an_engine_larger_than_the_limit_is_kept(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path, limit=10)
     cache.get(KEY, writes(bytes(10_000)), BuildWatch())

@@ -246,6 +246,35 @@ def test_a_deferred_input_is_opened_by_the_first_image_for_it(name: str, tiny_bu
         narrow.infer(image)
 
 
+def test_a_deferred_input_is_opened_with_the_engine_of_the_first(
+    tiny_bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    without(monkeypatch, "openvino", "tensorrt", "tensorrt_rtx")
+    wide, narrow = open_engines(tiny_bundle, "auto", defer=True)
+    monkeypatch.undo()  # OpenVINO imports again, and auto would prefer it
+    narrow.infer(np.zeros((narrow.height, narrow.width, 3), np.uint8))
+    assert narrow.description.startswith("ONNX Runtime")
+    assert narrow.concurrent == wide.concurrent
+    for engine in (wide, narrow):
+        engine.close()
+
+
+def test_auto_goes_on_when_a_library_is_broken_and_warns(
+    tiny_bundle: ModelBundle, size: BundleInput, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    without(monkeypatch, "tensorrt", "tensorrt_rtx")
+
+    def broken() -> str:
+        raise AttributeError("no version")
+
+    monkeypatch.setattr(openvino, "get_version", broken)
+    engine = create_engine(tiny_bundle, size)
+    assert isinstance(engine, OnnxRuntimeEngine)
+    assert "engine auto does not take openvino: AttributeError: no version" in caplog.text
+
+
 def test_a_deferred_input_that_cannot_be_opened_says_so_at_every_image(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "bundle")
     wide, narrow = open_engines(bundle, "onnxruntime", defer=True)

@@ -18,7 +18,7 @@ from sem_depth_node.engines.shared import SharedEngine
 class OneAtATime:
     """An engine that answers out of the same arrays every time, and notices a second caller."""
 
-    description, height, width, concurrent, opens_quickly = "one at a time", 4, 6, False, True
+    name, description, height, width, concurrent, opens_quickly = "fake", "one at a time", 4, 6, False, True
 
     def __init__(self) -> None:
         self._free = threading.Lock()

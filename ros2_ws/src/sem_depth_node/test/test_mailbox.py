@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the node's modules need rclpy, which is not installed")
 
-from sem_depth_node.ros.mailbox import Frame, Mailbox, Mailboxes, Pairing
+from sem_depth_node.ros.mailbox import Frame, Mailbox, Mailboxes, Pairing, stamp_of
 
 
 def message(stamp: int, name: str = "") -> Any:
@@ -115,6 +115,33 @@ def test_patience_ends_and_the_newest_calibration_serves() -> None:
     box.put_image(message(3))  # nobody waits twice for a camera that fell out of step
     assert box.patience == 0
     assert box.take() is not None
+
+
+@pytest.mark.parametrize("lag", [None, 0.043], ids=["stopped", "late"])
+def test_a_fast_camera_whose_calibration_stops_or_lags_is_still_served(lag: float | None) -> None:
+    boxes = Mailboxes(["camera"])
+    taken: list[int] = []
+
+    def work() -> None:
+        while (found := boxes.take()) is not None:
+            taken.append(stamp_of(found[1].image))
+            boxes.finish(found[0])
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    box, late = boxes["camera"], []
+    box.put_camera_info(message(0))
+    for stamp in range(30):  # at 30 Hz, so that a newer image always comes before patience with this one ends
+        box.put_image(message(stamp))
+        late.append((time.perf_counter() + (lag or 0), stamp))
+        end = time.perf_counter() + 1 / 30
+        while (now := time.perf_counter()) < end:
+            while lag and late and late[0][0] <= now:
+                box.put_camera_info(message(late.pop(0)[1]))
+            time.sleep(0.002)
+    boxes.close()
+    thread.join(10)
+    assert len(taken) >= 20, "one pause of 0.1 s, then every image"
 
 
 def test_exact_pairing_takes_no_other_stamp() -> None:

@@ -15,6 +15,7 @@ import json
 import mmap
 import os
 import platform
+import re
 import struct
 import threading
 import time
@@ -32,6 +33,9 @@ DEFAULT_LIMIT = 8 << 30  # bytes: a handful of full-size float16 engines
 _MAGIC = b"SEMDEPTHENGINE01"
 _FOOTER = struct.Struct(f"<Q32s{len(_MAGIC)}s")
 _LOCK_POLL_SECONDS = 0.1
+# Names of `EngineKey.file_name`, and of `_temporary` for files of the cache.
+_ENGINE = re.compile(r".+-\d+x\d+-\w+-sm[\d.]+-[0-9a-f]{20}\.engine")
+_TEMPORARY = re.compile(r".+\.(engine|kernels|timings)\.\d+-\d+\.tmp")
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class EngineKey:
         platform: operating system and processor, such as "Linux-aarch64".
         options: the builder options.
         profile: the sizes that the engine takes, in words; empty where it takes one.
+        recipe: number of how this package configures the builder, beside the options.
     """
 
     bundle_name: str
@@ -64,6 +69,7 @@ class EngineKey:
     gpu_name: str
     options: Mapping[str, object]
     profile: str = ""
+    recipe: int = 0
     platform: str = f"{platform.system()}-{platform.machine()}"
 
     @property
@@ -219,13 +225,13 @@ class EngineCache:
 
     def _remove_leftovers(self) -> None:
         """Remove what killed processes left. Whoever holds the lock is the only builder."""
-        for leftover in self.folder.glob("*.tmp"):
+        for leftover in filter(_own(_TEMPORARY), self.folder.glob("*.tmp")):
             # Kernels are written without the lock, in an instant.
             if ".kernels." not in leftover.name or time.time() - leftover.stat().st_mtime > 60:
                 leftover.unlink(missing_ok=True)
 
     def _keep_within_limit(self, newest: Path) -> None:
-        engines = {path: path.stat() for path in self.folder.glob("*.engine")}
+        engines = {path: path.stat() for path in filter(_own(_ENGINE), self.folder.glob("*.engine"))}
         excess = sum(stat.st_size for stat in engines.values()) - self.limit
         for path in sorted(engines, key=lambda path: engines[path].st_mtime):
             if excess <= 0:
@@ -235,6 +241,11 @@ class EngineCache:
                 path.unlink(missing_ok=True)
                 kernel_cache_path(path).unlink(missing_ok=True)
                 excess -= engines[path].st_size
+
+
+def _own(pattern: re.Pattern[str]) -> Callable[[Path], bool]:
+    """Whether a file has a name that this module gives: nothing else in the folder is touched."""
+    return lambda path: pattern.fullmatch(path.name) is not None
 
 
 def kernel_cache_path(engine: Path) -> Path:

@@ -18,13 +18,14 @@ class DeferredEngine:
     Args:
         bundle_input: the input size.
         open_engine: opens its engine.
-        concurrent: whether that engine will be `concurrent`.
+        like: an open engine of the same name.
     """
 
     opens_quickly = True
 
-    def __init__(self, bundle_input: BundleInput, open_engine: Callable[[], DepthEngine], concurrent: bool) -> None:
-        self.height, self.width, self.concurrent = bundle_input.height, bundle_input.width, concurrent
+    def __init__(self, bundle_input: BundleInput, open_engine: Callable[[], DepthEngine], like: DepthEngine) -> None:
+        self.height, self.width = bundle_input.height, bundle_input.width
+        self.name, self.concurrent = like.name, like.concurrent
         self._open_engine = open_engine
         self._opening = threading.Lock()
         self._engine: DepthEngine | None = None

@@ -28,6 +28,10 @@ class DepthEngine(Protocol):
     """Runs a bundle's network at one input size."""
 
     @property
+    def name(self) -> str:
+        """What the parameter `engine` calls it."""
+
+    @property
     def description(self) -> str:
         """Engine, version and device in a few words, for logs and diagnostics."""
 

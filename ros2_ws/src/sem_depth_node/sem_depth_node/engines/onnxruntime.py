@@ -54,6 +54,7 @@ class OnnxRuntimeEngine:
     """
 
     concurrent = True
+    name = "onnxruntime"
     opens_quickly = True
 
     def __init__(self, bundle_input: BundleInput, threads: int = 0) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import version
 
 import numpy as np
 import openvino
@@ -37,6 +36,7 @@ class OpenVinoEngine:
 
     concurrent = False
     """A run keeps every thread busy: two at once would only take turns."""
+    name = "openvino"
     opens_quickly = True
 
     def __init__(self, bundle_input: BundleInput, threads: int = 0) -> None:
@@ -60,7 +60,8 @@ class OpenVinoEngine:
             raise
         except Exception as error:  # OpenVINO raises RuntimeError and TypeError alike
             raise EngineError(f"{bundle_input.path}: OpenVINO cannot load it ({error})") from error
-        self.description = f"OpenVINO {version('openvino')} on CPU, {precision}, {w}x{h}"
+        release = openvino.get_version().partition("-")[0]  # before the build's number and branch
+        self.description = f"OpenVINO {release} on CPU, {precision}, {w}x{h}"
         # Our own arrays, set once: a run then allocates nothing and its results land where they are read.
         self._image = np.empty((1, h, w, 3), np.uint8)
         self._depth, self._log_scale = np.empty((1, h, w), np.float32), np.empty((1, h, w), np.float32)

@@ -92,10 +92,11 @@ def create_engine(
             return make()
         except BuildCancelled:
             raise
-        except EngineError as error:
-            reasons.append(f"{name}: {error}")
+        except Exception as error:  # whatever a library's installation brings: the next engine may work
+            reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+            reasons.append(f"{name}: {reason}")
             # Without the library nobody expects the engine; with it, something is in the way.
-            remark = f"engine auto does not take {name}: {error}"
+            remark = f"engine auto does not take {name}: {reason}"
             if isinstance(error, LibraryMissing):
                 watch.log.info(remark)
             else:
@@ -131,8 +132,10 @@ def open_engines(
     try:
         for size in chosen:
             if defer and engines and engines[0].opens_quickly:
-                opening = functools.partial(_open_later, bundle, size, engine, **options)
-                engines.append(DeferredEngine(size, opening, engines[0].concurrent))
+                # By name, because "auto" might meanwhile take another, which takes turns or is built for minutes.
+                later = {**options, "on_progress": None}
+                opening = functools.partial(_open_later, bundle, size, engines[0].name, **later)
+                engines.append(DeferredEngine(size, opening, engines[0]))
             else:
                 engines.append(create_engine(bundle, size, engine, **options))
     except BaseException:

@@ -23,7 +23,7 @@ class SharedEngine:
     def __init__(self, engine: DepthEngine, lock: threading.Lock) -> None:
         self._engine = engine
         self._turn = contextlib.nullcontext() if engine.concurrent else lock
-        self.concurrent, self.opens_quickly = engine.concurrent, engine.opens_quickly
+        self.name, self.concurrent, self.opens_quickly = engine.name, engine.concurrent, engine.opens_quickly
         self.height, self.width = engine.height, engine.width
         self._output = EngineOutput(*(np.empty((engine.height, engine.width), np.float32) for _ in range(2)))
 

@@ -15,7 +15,7 @@ from sem_depth_node.bundle import BundleInput, ModelBundle
 from sem_depth_node.engines.cache import CachedEngine, EngineCache, EngineKey, kernel_cache_path, write_atomically
 from sem_depth_node.engines.cuda import Cuda
 from sem_depth_node.engines.engine import EngineError, EngineOutput, check_image
-from sem_depth_node.engines.tensorrt_build import BuildOptions, BuildRequest, build_engine, unbuildable
+from sem_depth_node.engines.tensorrt_build import RECIPE, BuildOptions, BuildRequest, build_engine, unbuildable
 from sem_depth_node.engines.tensorrt_library import TensorRtLibrary
 from sem_depth_node.engines.watch import BuildWatch, Log
 
@@ -50,6 +50,7 @@ class TensorRtEngine:
     """
 
     concurrent = False
+    name = "tensorrt"
     opens_quickly = False
 
     def __init__(
@@ -291,6 +292,7 @@ def engine_key(
         compute_capability=target.compute_capability,
         gpu_name=target.gpu_name,
         options=asdict(options),
+        recipe=RECIPE,
     )
 
 

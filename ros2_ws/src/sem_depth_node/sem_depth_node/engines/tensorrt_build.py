@@ -52,6 +52,10 @@ _MOVING_LAYERS = frozenset(
 _CANCEL_POLL_SECONDS = 0.1
 
 
+RECIPE = 1
+"""Part of the cache key. Raise it with every change to how engines are built that no other part of the key tells."""
+
+
 @dataclass(frozen=True)
 class BuildOptions:
     """What may be chosen about a build; part of the cache key.

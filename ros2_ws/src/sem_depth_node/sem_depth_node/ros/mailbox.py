@@ -47,6 +47,9 @@ class Mailbox:
     def __init__(self, pairing: Pairing, changed: threading.Condition) -> None:
         self._pairing, self._changed = pairing, changed
         self._image: tuple[Any, float] | None = None
+        # Since when there are images without a camera_info of their own. Not since the newest came: a fast camera would
+        # have that start anew with every image.
+        self._unpaired_since: float | None = None
         self._infos: OrderedDict[int, Any] = OrderedDict()
         self._newest_stamp: int | None = None
         self._in_step = False  # whether the camera sends a camera_info with every image, as far as we know
@@ -57,7 +60,10 @@ class Mailbox:
             replaced = self._image
             self._image = image, time.perf_counter()
             self._newest_stamp = stamp_of(image)
-            self._in_step |= self._newest_stamp in self._infos
+            if self._newest_stamp in self._infos:
+                self._in_step, self._unpaired_since = True, None
+            elif self._unpaired_since is None:
+                self._unpaired_since = self._image[1]
             self._changed.notify()
         return replaced[0] if replaced else None
 
@@ -65,7 +71,8 @@ class Mailbox:
         """Put in a new camera_info."""
         with self._changed:
             stamp = stamp_of(camera_info)
-            self._in_step |= stamp == self._newest_stamp
+            if stamp == self._newest_stamp:
+                self._in_step, self._unpaired_since = True, None
             self._infos.pop(stamp, None)  # so that a repeated stamp counts as the newest
             self._infos[stamp] = camera_info
             while len(self._infos) > _KEPT_CAMERA_INFOS:
@@ -82,7 +89,7 @@ class Mailbox:
             if info is None:
                 info = next(reversed(self._infos.values()))
                 self._in_step = False
-            self._image = None
+            self._image = self._unpaired_since = None
             return Frame(image, info, arrived)
 
     def restart(self) -> None:
@@ -103,9 +110,9 @@ class Mailbox:
     def patience(self) -> float:
         """Seconds that the image lying here still waits for the camera_info of its stamp, before any other will do."""
         with self._changed:
-            if self._image is None or not self._in_step or stamp_of(self._image[0]) in self._infos:
+            if self._image is None or not self._in_step or self._unpaired_since is None:
                 return 0.0
-            return max(0.0, self._image[1] + OWN_INFO_PATIENCE - time.perf_counter())
+            return max(0.0, self._unpaired_since + OWN_INFO_PATIENCE - time.perf_counter())
 
 
 class Mailboxes:

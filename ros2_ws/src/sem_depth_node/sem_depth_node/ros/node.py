@@ -31,6 +31,7 @@ from sem_depth_node.bundle import BundleError, ModelBundle
 from sem_depth_node.engines.engine import DepthEngine, EngineError
 from sem_depth_node.engines.select import open_engines
 from sem_depth_node.engines.shared import SharedEngine
+from sem_depth_node.engines.tensorrt_build import BuildOptions
 from sem_depth_node.estimator import DepthEstimator
 from sem_depth_node.ros import diagnostics
 from sem_depth_node.ros.camera_stream import CameraStream
@@ -184,6 +185,7 @@ class DepthNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
             logger=self.get_logger(),
             threads=parameters.threads,
             cancelled=self._cancelled,
+            options=BuildOptions(parameters.build_workspace, parameters.build_optimization_level),
         )
         self._on_progress("warming up", 1.0)
         DepthEstimator(self._bundle, self._engines).warm_up()

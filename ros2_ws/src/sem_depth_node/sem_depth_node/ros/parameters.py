@@ -69,6 +69,20 @@ class Parameters:
         "Folder where compiled TensorRT engines are kept; empty takes the user's cache.",
         fixed_while_configured=True,
     )
+    build_workspace: int = _parameter(
+        2048,
+        "GPU memory that a layer of a TensorRT engine may use for scratch, MiB. An engine built for another value is "
+        "not taken.",
+        limits=(1, 1 << 20),
+        fixed_while_configured=True,
+    )
+    build_optimization_level: int = _parameter(
+        3,
+        "How long TensorRT searches for fast kernels: 0 builds quickly, 5 searches longest; TensorRT for RTX ignores "
+        "it. An engine built for another value is not taken.",
+        limits=(0, 5),
+        fixed_while_configured=True,
+    )
     threads: int = _parameter(
         0,
         "Threads of the CPU engine; 0 takes one per physical core.",
@@ -84,7 +98,7 @@ class Parameters:
     workers: int = _parameter(
         1,
         "Frames of different cameras in work at once. With 2, one camera's frame is decoded or published while the "
-        "network runs on another's, and the CPU engine runs both at once.",
+        "network runs on another's, and ONNX Runtime runs both at once; OpenVINO and TensorRT take turns.",
         limits=(1, 16),
         fixed_while_configured=True,
     )

@@ -231,6 +231,8 @@ class CameraScaleCheck:
             message = "idle: no depth is estimated"
         elif self._silent > SILENCE:
             level, message = diagnostics.WARN, f"nothing compared for {self._silent:.0f} s: {self._obstacle}"
+            if self._applying:
+                message += f"; depth is still multiplied by {factor:.3f}"
         elif factor is None:
             message = "measuring"
         else:
