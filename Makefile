@@ -36,7 +36,7 @@ check-paper: $(VENV)/dev.installed
 	$(BIN)/sem-depth-train check-paper
 
 clean:
-	rm -rf $(VENV) out build install log
+	rm -rf $(VENV) out build install log $(addprefix ros2_ws/,build install log)
 
 # Debian and Ubuntu keep the part of Python that makes virtual environments in a package of its own.
 $(VENV)/bin/python:

@@ -17,6 +17,7 @@ import pytest
 from sem_depth_node.bags.kitti.convert import kitti_to_bag, open_kitti
 from sem_depth_node.bags.messages import depth_metres
 from sem_depth_node.bags.reader import BagReader
+from sem_depth_node.bags.writer import BagWriter
 from sem_depth_node.bundle import ModelBundle
 from sem_depth_node.shipped import default_bundle, shipped_folder
 from sem_depth_node.stamps import nanoseconds
@@ -83,6 +84,22 @@ def test_raw_images_without_lidar(tmp_path: Path, tiny_bundle: ModelBundle) -> N
     assert report["camera"] == samples.IMAGE
     assert report["accuracy"] is None
     assert "the bag has no LiDAR to compare with" in demo.stdout
+
+
+def test_a_lidar_that_tf_does_not_connect_leaves_the_demo_without_a_score(
+    tmp_path: Path, tiny_bundle: ModelBundle
+) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        for topic, time, message in samples.recorded():
+            if topic != samples.TF_STATIC:
+                writer.write(topic, time, message)
+    demo = run_demo(
+        *("--bag", tmp_path / "bag", "--out", tmp_path / "out", "--bundle", tiny_bundle.folder),
+        *("--engine", "onnxruntime"),
+    )
+    report = report_of(tmp_path / "out", demo)
+    assert report["accuracy"] is None
+    assert "no transform from 'lidar' to 'camera'" in " ".join(report["unscored"].split())
 
 
 def test_real_kitti_frames(shared_dir: Path, tmp_path: Path) -> None:

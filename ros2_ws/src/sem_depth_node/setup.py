@@ -57,7 +57,7 @@ setup(
         # Reading and writing rosbags, and pictures of the results.
         "bags": ["matplotlib>=3.7", "mcap>=1.1", "rosbags>=0.11.6"],
         # Reading the Waymo Open Dataset.
-        "waymo": ["pyarrow>=12", "rosbags>=0.11.6"],
+        "waymo": ["mcap>=1.1", "pyarrow>=12", "rosbags>=0.11.6"],
         # ROS 2 Jazzy from Python wheels, for machines without a ROS distribution.
         "ros": ["ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp", "ros-jazzy-common-interfaces"],
     },

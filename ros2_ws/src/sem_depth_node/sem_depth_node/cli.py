@@ -44,6 +44,9 @@ _NO_ROS = (
     "`pip install './ros2_ws/src/sem_depth_node[ros]'` in a checkout"
 )
 
+# Packages that a ROS distribution does not have and only commands on bags need; how pip is asked for them.
+_BAG_PACKAGES = {"rosbags": "'rosbags>=0.11.6'", "mcap": "'mcap>=1.1'", "matplotlib": "'matplotlib>=3.7'"}
+
 # What is said about the work goes to stderr; results go to stdout.
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -127,7 +130,13 @@ def main() -> None:
     # Both unwind what is open. A script's background job inherits an ignored SIGINT, so it is set, not left as it is.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    app()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        if error.name not in _BAG_PACKAGES:
+            raise
+        messages.print(f"[bold red]error:[/] this command needs {_BAG_PACKAGES[error.name]}: pip install it")
+        raise SystemExit(2) from None
 
 
 @app.command()
@@ -363,6 +372,8 @@ def evaluate(
             raise BagError(f"{bag}: no frame of {topic} could be scored: {scores.left_out(lidar)}")
     report = {"bag": str(bag), "depth": topic, "lidar": lidar, **scores.as_report()}
     report["timing_ms"] = None if timing is None else asdict(timing)
+    for count, reason in scores.bad.values():
+        messages.print(f"not used: {count} messages: {reason}", markup=False)
     _print_scores(scores, title=f"{bag}: {topic} against {lidar}")
     if timing is not None:
         messages.print(
@@ -425,11 +436,12 @@ def demo(
         out.mkdir(parents=True, exist_ok=True)
         with BagReader(bag) as reader:
             stream = find_camera(reader, image_topic, camera_info_topic)
-            lidar = find_lidar(reader, lidar_topic)
+            if lidar_topic is not None:
+                find_lidar(reader, lidar_topic)  # refused now, where it is not one
         settings = DemoSettings(bag, stream, out, bundle, engine, rate, start, duration, parameter or ())
         try:
             with messages.status("demo") as status:
-                report = run_demo(settings, lidar, status.update)
+                report = run_demo(settings, lidar_topic, status.update)
         except ProcessError as error:
             messages.print(f"[bold red]demo failed:[/] {escape(str(error))}")
             raise typer.Exit(1) from None

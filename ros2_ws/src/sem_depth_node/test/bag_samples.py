@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+from mcap.reader import make_reader
+from mcap.writer import Writer
 from numpy.typing import NDArray
 from rosbags import rosbag1, rosbag2
 from rosbags.interfaces import Qos
@@ -90,6 +92,25 @@ def write_rosbag2(
                     offered_qos_profiles=[(qos or {}).get(topic, default)],
                 )
             writer.write(connections[topic], time, TYPESTORE.serialize_cdr(message, message.__msgtype__))
+    return path
+
+
+def write_unchunked_mcap(path: Path) -> Path:
+    """The same as a bare mcap file whose messages are in no chunk, as rosbag2's storage option noChunking writes it."""
+    source = write_rosbag2(path.parent / "chunked") / "chunked.mcap"
+    with source.open("rb") as chunked, path.open("wb") as file:
+        reader, writer = make_reader(chunked), Writer(file, use_chunking=False)
+        writer.start(profile="ros2")
+        channels: dict[int, int] = {}
+        for schema, channel, message in reader.iter_messages():
+            if channel.id not in channels:
+                assert schema is not None
+                number = writer.register_schema(schema.name, schema.encoding, schema.data)
+                channels[channel.id] = writer.register_channel(
+                    channel.topic, channel.message_encoding, number, channel.metadata
+                )
+            writer.add_message(channels[channel.id], message.log_time, message.data, message.publish_time)
+        writer.finish()
     return path
 
 

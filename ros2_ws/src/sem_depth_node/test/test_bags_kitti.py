@@ -273,11 +273,17 @@ def _zeros(key: str) -> Callable[[bytes], bytes]:
     return spoil
 
 
+def _as_jpeg(data: bytes) -> bytes:
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return bytes(cv2.imencode(".jpg", picture)[1])
+
+
 @pytest.mark.parametrize(
     ("file", "spoil", "words"),
     [
         ("image_02/data/0000000002.png", lambda data: b"spoiled", "neither a PNG nor a JPEG|not an image"),
         ("image_02/data/0000000002.png", lambda data: data[:-20], "cut short|not an image"),
+        ("image_02/data/0000000002.png", lambda data: _as_jpeg(data)[:-100], "cut short"),
         ("velodyne_points/data/0000000002.bin", lambda data: b"spoiled", "7 bytes, expected 16 for each point"),
         ("velodyne_points/data/0000000002.bin", lambda data: data[:-1], "expected 16 for each point"),
         ("velodyne_points/data/0000000002.bin", lambda data: b"", "0 bytes"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -171,6 +172,43 @@ def test_computed_and_recorded_depth_score_alike(tmp_path: Path, tiny_bundle: Mo
     assert (tmp_path / "computed" / "evaluation.png").stat().st_size > 10_000
 
 
+def test_an_image_that_cannot_be_used_is_counted_and_the_rest_scored(tmp_path: Path, tiny_bundle: ModelBundle) -> None:
+    def spoiled() -> Messages:
+        for index, (topic, time, message) in enumerate(samples.recorded()):
+            if topic == samples.IMAGE and index < 5:
+                message.encoding = "hologram"
+            yield topic, time, message
+
+    _write(tmp_path / "bag", spoiled())
+    command = ("--run", "--bundle", tiny_bundle.folder, "--engine", "onnxruntime", "--out", tmp_path / "out")
+    result = run("evaluate", tmp_path / "bag", *command)
+    assert result.exit_code == 0, result.output
+    assert "not used: 2 messages: /camera/image at 1317042000.123457: image encoding is 'hologram'" in result.output
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert report["frames_scored"] == samples.FRAMES - 2
+    assert report["messages_not_used"]["unknown_encoding"]["count"] == 2
+
+
+def test_what_is_all_beyond_range_has_no_median_and_what_is_all_near_no_histogram(tmp_path: Path) -> None:
+    def wall(metres: float) -> Path:
+        with BagWriter(tmp_path / f"depth {metres}") as writer:
+            for frame in range(samples.FRAMES):
+                stamp = samples.BEGIN + frame * samples.PERIOD
+                head = messages.header(stamp, "camera")
+                depth = messages.image(head, np.full((32, 96), metres, np.float32), "32FC1")
+                writer.write("/depth/image", stamp, depth)
+                writer.write("/depth/camera_info", stamp, messages.camera_info(head, samples.CAMERA))
+        return tmp_path / f"depth {metres}"
+
+    source = samples.write_rosbag2(tmp_path / "bag")
+    scaled = run("evaluate", source, "--predictions", wall(math.inf), "--median-scaling")
+    assert scaled.exit_code == 2
+    assert "of 5 no point of the scan is where depth was answered" in " ".join(scaled.output.split())
+    near = run("evaluate", source, "--predictions", wall(0.5), "--out", tmp_path / "out")
+    assert near.exit_code == 0, near.output
+    assert (tmp_path / "out" / "evaluation.png").is_file()
+
+
 def test_messages_without_stamps_are_from_when_they_were_recorded_and_that_is_said(
     tmp_path: Path, tiny_bundle: ModelBundle
 ) -> None:
@@ -222,6 +260,10 @@ def test_known_error_is_measured(tmp_path: Path, tiny_bundle: ModelBundle) -> No
             "is a sensor_msgs/msg/Image, expected sensor_msgs/msg/PointCloud2",
         ),
         (("--run", "--bundle", "/nowhere"), "/nowhere: no such folder"),
+        (
+            ("--depth-topic", "/lidar/points"),
+            "/lidar/points is a sensor_msgs/msg/PointCloud2, expected sensor_msgs/msg/",
+        ),
     ],
 )
 def test_what_cannot_be_scored_is_exit_code_2(arguments: tuple[str, ...], sentence: str, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
     "mcap, messages compressed": lambda folder: samples.write_rosbag2(folder / "bag", compression="message"),
     "mcap, file compressed": lambda folder: samples.write_rosbag2(folder / "bag", compression="file"),
     "bare mcap": lambda folder: samples.write_rosbag2(folder / "bag") / "bag.mcap",
+    "mcap, no chunks": lambda folder: samples.write_unchunked_mcap(folder / "drive.mcap"),
     "sqlite3": lambda folder: samples.write_rosbag2(folder / "bag", "sqlite3"),
     "sqlite3, messages compressed": lambda folder: samples.write_rosbag2(folder / "bag", "sqlite3", "message"),
     "sqlite3, file compressed": lambda folder: samples.write_rosbag2(folder / "bag", "sqlite3", "file"),
@@ -52,6 +53,19 @@ def test_every_format_reads_the_same(name: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(bag.first(samples.INFO).k.reshape(3, 3), samples.CAMERA.K)
         np.testing.assert_array_equal(xyz(bag.first(samples.LIDAR)), samples.wall_points()[:, :3])
         assert bag.first(samples.TF_STATIC).transforms[0].child_frame_id == "lidar"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_iterations_may_overlap(name: str, tmp_path: Path) -> None:
+    with BagReader(FORMATS[name](tmp_path)) as bag:
+        expected = [m.time for m in bag.messages([samples.IMAGE])]
+        found = []
+        for message in bag.messages([samples.IMAGE]):
+            found.append(message.time)
+            assert bag.first(samples.TF_STATIC).transforms
+            assert next(bag.messages([samples.LIDAR], samples.BEGIN)).topic == samples.LIDAR
+            assert len(found) <= samples.FRAMES
+        assert found == expected
 
 
 def test_messages_of_a_time_span(tmp_path: Path) -> None:
@@ -147,6 +161,46 @@ def test_bag_without_a_camera(tmp_path: Path) -> None:
         pytest.raises(BagError, match=r"no camera image topic .*it has /lidar/points"),
     ):
         find_camera(bag)
+
+
+def test_clouds_made_from_depth_are_no_lidar_and_organised_lidars_are(tmp_path: Path) -> None:
+    from sem_depth_node.bags import messages
+    from sem_depth_node.bags.writer import BagWriter
+
+    def bag(name: str, *, lidar: bool) -> Path:
+        with BagWriter(tmp_path / name) as writer:
+            for topic, time, message in samples.recorded():
+                if topic == samples.LIDAR:
+                    message.height, message.width = 2, message.width // 2
+                    message.row_step = message.width * message.point_step
+                    writer.write("/depth/points", time, message)
+                if topic != samples.LIDAR or lidar:
+                    writer.write(topic, time, message)
+                if topic == samples.IMAGE:
+                    writer.write(
+                        "/depth/image", time, messages.image(message.header, np.ones((32, 96), np.float32), "32FC1")
+                    )
+        return tmp_path / name
+
+    with BagReader(bag("both", lidar=True)) as both:
+        assert find_lidar(both) == samples.LIDAR
+        assert find_camera(both).image == samples.IMAGE
+    with BagReader(bag("depth alone", lidar=False)) as alone:
+        assert find_lidar(alone) is None
+
+
+def test_a_camera_whose_depth_is_in_the_same_folder_is_found(tmp_path: Path) -> None:
+    from sem_depth_node.bags import messages
+    from sem_depth_node.bags.writer import BagWriter
+
+    with BagWriter(tmp_path / "bag") as writer:
+        for topic, time, message in samples.recorded():
+            writer.write(topic, time, message)
+            if topic == samples.IMAGE:
+                depth = messages.image(message.header, np.ones((32, 96), np.float32), "32FC1")
+                writer.write("/camera/depth_image", time, depth)
+    with BagReader(tmp_path / "bag") as bag:
+        assert find_camera(bag).image == samples.IMAGE
 
 
 def test_named_topic_of_another_type(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from sem_depth_node.bags.reader import BagReader, BagTopic
+from sem_depth_node.bags.replay import ReplaySettings, play
 from sem_depth_node.bags.writer import LATCHED_QOS, RELIABLE_QOS
 from sem_depth_node.ros.replay import publisher_qos
 from sem_depth_node.stamps import nanoseconds
@@ -152,6 +153,23 @@ def test_loop_until_interrupted(tmp_path: Path, listener: Listener) -> None:
     said = finish(replay)
     assert "Traceback" not in said
     assert stamps(listener.heard[samples.INFO])[: 2 * samples.FRAMES] == 2 * EVERY_STAMP
+
+
+def test_a_loop_lasts_as_long_as_the_bag_whatever_of_it_is_played(tmp_path: Path) -> None:
+    source = samples.write_rosbag2(tmp_path / "bag")
+    waited: list[int] = []
+
+    def wait_until(due: int, time: int) -> bool:
+        waited.append(due)
+        return len(waited) < 6
+
+    with BagReader(source) as bag:
+        settings = ReplaySettings(loop=True, rate=2.0, topics=[samples.TF_STATIC])
+        played = list(play(bag, settings, now=lambda: waited[-1] if waited else 0, wait_until=wait_until))
+        length = (bag.end - bag.start) // 2
+    assert len(played) == 3
+    assert waited[1] == pytest.approx(length, abs=2)
+    assert waited[-1] == pytest.approx(3 * length, abs=6)
 
 
 def test_latched_topic_reaches_who_comes_late(tmp_path: Path, listener: Listener) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from sem_depth_node.bad_input import BadInput
 from sem_depth_node.bags.messages import depth_metres
 from sem_depth_node.bags.process import FrameEstimator
 from sem_depth_node.bags.reader import BagError, BagReader
+from sem_depth_node.bags.streams import CAMERA_INFO, IMAGE, expect_type
 from sem_depth_node.bags.transforms import transforms_of
 from sem_depth_node.camera import CameraModel
 from sem_depth_node.camera_info import camera_from_info
@@ -94,6 +96,7 @@ class Scores:
         joint: pixels by measured (rows) and predicted (columns) depth, in bins of `JOINT_EDGES` metres.
         without_scan: frames without a scan near in time.
         without_points: frames with a scan, none of whose points is in the evaluated part of the image and answered.
+        bad: messages that depth could not be computed from, by fault, with the first one's reason.
     """
 
     protocol: Protocol
@@ -102,6 +105,7 @@ class Scores:
     joint: NDArray[np.float64] = field(default_factory=lambda: np.zeros((len(JOINT_EDGES) - 1,) * 2))
     without_scan: int = 0
     without_points: int = 0
+    bad: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     @property
     def mean(self) -> dict[str, float]:
@@ -110,7 +114,8 @@ class Scores:
 
     def left_out(self, lidar: str) -> str:
         """Why frames were not scored, in words; `lidar` is the topic of the scans."""
-        return (
+        unusable = "; ".join(f"{reason} ({count} times)" for count, reason in self.bad.values())
+        return (unusable and f"{unusable}; ") + (
             f"{self.without_scan} have no scan of {lidar} within {SCAN_TOLERANCE / NANOSECONDS:g} s, and of "
             f"{self.without_points} no point of the scan is where depth was answered, within {self.protocol}: are the "
             "transforms and the unit of the points right?"
@@ -125,6 +130,7 @@ class Scores:
             "frames_scored": len(self.frames),
             "frames_without_scan": self.without_scan,
             "frames_without_points": self.without_points,
+            "messages_not_used": {fault: {"count": n, "reason": reason} for fault, (n, reason) in self.bad.items()},
             "by_range": [part.summary() for part in self.ranges],
             "frames": [asdict(frame) for frame in self.frames],
         }
@@ -209,6 +215,8 @@ def recorded_predictions(bag: BagReader, image: str, camera_info: str) -> Iterat
     Raises:
         BagError: a topic is missing, or a message of it is malformed.
     """
+    expect_type(bag, image, (IMAGE,))
+    expect_type(bag, camera_info, (CAMERA_INFO,))
     try:
         infos = {
             nanoseconds(info.header.stamp): camera_from_info(info)
@@ -216,8 +224,6 @@ def recorded_predictions(bag: BagReader, image: str, camera_info: str) -> Iterat
         }
     except BadInput as error:
         raise BagError(f"{bag.path}: topic {camera_info}: {error}") from error
-    if not infos:
-        raise BagError(f"{bag.path}: topic {camera_info} has no messages")
     camera = next(iter(infos.values()))
     for message in bag.messages([image]):
         decoded = bag.decode(message)
@@ -235,29 +241,30 @@ def recorded_predictions(bag: BagReader, image: str, camera_info: str) -> Iterat
         yield Prediction(stamp, decoded.header.frame_id, camera, depth)
 
 
-def computed_predictions(bag: BagReader, frames: FrameEstimator) -> Iterator[Prediction]:
+def computed_predictions(bag: BagReader, frames: FrameEstimator) -> Iterator[Prediction | BadInput]:
     """Depth of every image of a bag's camera, computed now. The arrays are used again by the next one.
 
-    Raises:
-        BagError: an image or camera_info cannot be used.
+    In place of a message that cannot be used comes what is wrong with it.
     """
     stream = frames.stream
-    try:
+    with contextlib.suppress(BadInput):  # told when its turn comes
         frames.take_info(bag.first(stream.camera_info))
-        for message in bag.messages([stream.image, stream.camera_info]):
-            decoded = bag.decode(message)
+    for message in bag.messages([stream.image, stream.camera_info]):
+        decoded = bag.decode(message)
+        stamp = nanoseconds(decoded.header.stamp) or message.time
+        try:
             if message.topic == stream.camera_info:
                 frames.take_info(decoded)
                 continue
             _, estimate = frames.estimate(decoded)
-            stamp = nanoseconds(decoded.header.stamp) or message.time
-            yield Prediction(stamp, decoded.header.frame_id, estimate.camera, estimate.depth, estimate.engine_seconds)
-    except BadInput as error:
-        raise BagError(f"{bag.path}: topic {stream.image}: {error}") from error
+        except BadInput as problem:
+            yield BadInput(problem.fault, f"{message.topic} at {stamp / NANOSECONDS:.6f}: {problem}")
+            continue
+        yield Prediction(stamp, decoded.header.frame_id, estimate.camera, estimate.depth, estimate.engine_seconds)
 
 
 def score(
-    predictions: Iterable[Prediction],
+    predictions: Iterable[Prediction | BadInput],
     truth: LidarDepth,
     protocol: Protocol,
     on_frame: Callable[[], object] = lambda: None,
@@ -265,7 +272,7 @@ def score(
     """Compare predictions with ground truth.
 
     Args:
-        predictions: each is read before the next is asked for.
+        predictions: each is read before the next is asked for; what is wrong with a message is counted.
         truth: what was measured.
         protocol: how they are compared.
         on_frame: called after every prediction.
@@ -275,7 +282,11 @@ def score(
     """
     scores = Scores(protocol)
     for prediction in predictions:
-        _score_one(prediction, truth, scores)
+        if isinstance(prediction, BadInput):
+            count, reason = scores.bad.get(prediction.fault, (0, str(prediction)))
+            scores.bad[prediction.fault] = count + 1, reason
+        else:
+            _score_one(prediction, truth, scores)
         on_frame()
     return scores
 
@@ -289,7 +300,7 @@ def _score_one(prediction: Prediction, truth: LidarDepth, scores: Scores) -> Non
     depth = prediction.depth
     mask = evaluation_mask(measured, protocol.crop, max_depth=protocol.max_depth)
     answered = mask & ~np.isnan(depth)
-    if not answered.any():
+    if not (mask & np.isfinite(depth) if protocol.median_scaling else answered).any():
         scores.without_points += 1
         return
     if protocol.median_scaling:

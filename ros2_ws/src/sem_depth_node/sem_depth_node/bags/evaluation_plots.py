@@ -86,8 +86,9 @@ def _plot_ranges(axes: Any, scores: Scores) -> None:
 def _plot_joint(figure: Any, scores: Scores) -> None:
     axes = figure.subplots()
     pixels = np.ma.masked_equal(scores.joint.T, 0)
-    mesh = axes.pcolormesh(JOINT_EDGES, JOINT_EDGES, pixels, norm=LogNorm(), cmap="viridis", rasterized=True)
-    figure.colorbar(mesh, ax=axes, label="pixels")
+    if pixels.count():  # a logarithmic scale needs something to count
+        mesh = axes.pcolormesh(JOINT_EDGES, JOINT_EDGES, pixels, norm=LogNorm(), cmap="viridis", rasterized=True)
+        figure.colorbar(mesh, ax=axes, label="pixels")
     ends = JOINT_EDGES[[0, -1]]
     axes.plot(ends, ends, color="tab:red", linewidth=1, label="equal")
     axes.plot(ends, 1.25 * ends, color="tab:red", linewidth=0.8, linestyle="--", label="off by a factor of 1.25")

@@ -78,24 +78,26 @@ class BagReader:
         self._typestore: Typestore = get_typestore(Stores.ROS2_JAZZY)
         self._to_cdr: dict[str, Callable[[bytes], bytes | memoryview]] = {}
         self._reader: AnyReader
+        # Each is read by one iteration at a time: rosbags keeps one place in an mcap without chunks.
+        self._readers: list[AnyReader] = []
+        self._idle: list[AnyReader] = []
 
     def __enter__(self) -> BagReader:
         try:
             _check_openable(self.path)
         except OSError as error:
             raise BagError(f"{self.path}: cannot be read: {error}") from error
-        try:
-            self._reader = AnyReader([self.path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
-            self._reader.open()
-        except Exception as error:  # rosbags passes on whatever its parsers meet in a damaged file
-            raise BagError(f"{self.path}: cannot be read as a rosbag: {_reason(error)}") from error
+        self._reader = self._open()
+        self._idle.append(self._reader)
         self.topics = {topic.name: topic for topic in map(_topic, _by_topic(self._reader.connections))}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._reader.close()
+        for reader in self._readers:
+            reader.close()
+        self._readers, self._idle = [], []
 
     @property
     def start(self) -> int:
@@ -111,7 +113,7 @@ class BagReader:
     def messages(
         self, topics: Collection[str] | None = None, start: int | None = None, stop: int | None = None
     ) -> Iterator[BagMessage]:
-        """Messages in order of recording.
+        """Messages in order of recording. Iterations may overlap.
 
         Args:
             topics: names to choose; None for all.
@@ -120,22 +122,29 @@ class BagReader:
         Raises:
             BagError: a chosen topic is not in the bag, or the file is damaged.
         """
-        connections = self._connections(topics)
-        if not connections:
-            return
-        messages = iter(self._reader.messages(connections, start, stop))
-        last = None
-        while True:
-            try:
-                connection, time, data = next(messages)
-                cdr = self._converter(connection.msgtype)(data)
-            except StopIteration:
-                return
-            except Exception as error:
-                after = "at the first message" if last is None else f"{(last - self.start) / 1e9:.3f} s into the bag"
-                raise BagError(f"{self.path}: damaged {after}: {_reason(error)}") from error
-            last = time
-            yield BagMessage(connection.topic, _ros2_type(connection.msgtype), time, bytes(cdr))
+        if topics is not None and (unknown := sorted(set(topics) - set(self.topics))):
+            raise BagError(f"{self.path}: no topic {', '.join(unknown)}; {self.listing()}")
+        reader = self._idle.pop() if self._idle else self._open()
+        try:
+            connections = [found for found in reader.connections if topics is None or found.topic in topics]
+            # rosbags takes no connection for all of them.
+            messages = iter(reader.messages(connections, start, stop) if connections else ())
+            last = None
+            while True:
+                try:
+                    connection, time, data = next(messages)
+                    cdr = self._converter(connection.msgtype)(data)
+                except StopIteration:
+                    return
+                except Exception as error:
+                    after = (
+                        "at the first message" if last is None else f"{(last - self.start) / 1e9:.3f} s into the bag"
+                    )
+                    raise BagError(f"{self.path}: damaged {after}: {_reason(error)}") from error
+                last = time
+                yield BagMessage(connection.topic, _ros2_type(connection.msgtype), time, bytes(cdr))
+        finally:
+            self._idle.append(reader)
 
     def decode(self, message: BagMessage) -> Any:
         """The message as an object with ROS 2 field names; arrays of numbers are NumPy arrays.
@@ -187,12 +196,14 @@ class BagReader:
             return "it has no topics"
         return "it has " + ", ".join(f"{t.name} ({t.type}, {t.count})" for t in self.topics.values())
 
-    def _connections(self, topics: Collection[str] | None) -> list[Connection]:
-        if topics is None:
-            return list(self._reader.connections)
-        if unknown := sorted(set(topics) - set(self.topics)):
-            raise BagError(f"{self.path}: no topic {', '.join(unknown)}; {self.listing()}")
-        return [connection for connection in self._reader.connections if connection.topic in topics]
+    def _open(self) -> AnyReader:
+        try:
+            reader = AnyReader([self.path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
+            reader.open()
+        except Exception as error:  # rosbags passes on whatever its parsers meet in a damaged file
+            raise BagError(f"{self.path}: cannot be read as a rosbag: {_reason(error)}") from error
+        self._readers.append(reader)
+        return reader
 
     def _check_defined(self, message_type: str) -> None:
         if not self.defines(message_type):

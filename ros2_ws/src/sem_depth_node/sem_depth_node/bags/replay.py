@@ -83,11 +83,13 @@ def play(
     """
     begin, end = select_span(bag, settings)
     while True:
-        began = now()
+        began, played = now(), False
         for message in bag.messages(settings.topics, begin, end + 1):
             due = began + round((message.time - begin) / settings.rate)
             if not wait_until(due, message.time):
                 return
+            played = True
             yield message
-        if not settings.loop:
+        # The bag lasts to its end, also where what is played of it ends before.
+        if not (settings.loop and played and wait_until(began + round((end - begin) / settings.rate), end)):
             return

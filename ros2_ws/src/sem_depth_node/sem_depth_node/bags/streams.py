@@ -41,9 +41,9 @@ def find_camera(bag: BagReader, image: str | None = None, camera_info: str | Non
         BagError: there is none, there are several, or the topics named are not what they should be.
     """
     if camera_info is not None:
-        _expect_type(bag, camera_info, (CAMERA_INFO,))
+        expect_type(bag, camera_info, (CAMERA_INFO,))
     if image is not None:
-        _expect_type(bag, image, (IMAGE, COMPRESSED_IMAGE))
+        expect_type(bag, image, (IMAGE, COMPRESSED_IMAGE))
         return _stream(bag, image, camera_info)
     images = _pictures(bag)
     if not images:
@@ -58,17 +58,20 @@ def find_camera(bag: BagReader, image: str | None = None, camera_info: str | Non
 def find_lidar(bag: BagReader, topic: str | None = None) -> str | None:
     """The topic of LiDAR points: the one named, the only PointCloud2 topic in the bag, or None where there is none.
 
-    Organised clouds made from images (a topic whose first cloud has several rows) are not LiDAR.
+    Clouds beside a depth image are made from it and no LiDAR's. Of several others those with several rows are passed
+    over, as far as one without is left.
 
     Raises:
         BagError: there are several, or the topic named is not one.
     """
     if topic is not None:
-        _expect_type(bag, topic, (POINT_CLOUD,))
+        expect_type(bag, topic, (POINT_CLOUD,))
         return topic
+    made = {_folder(name) for name in _measures(bag)}
     clouds = [name for name, found in bag.topics.items() if found.type == POINT_CLOUD and found.count]
+    clouds = [name for name in clouds if _folder(name) not in made]
     if len(clouds) > 1:
-        clouds = [name for name in clouds if bag.first(name).height == 1]
+        clouds = [name for name in clouds if bag.first(name).height == 1] or clouds
     if len(clouds) > 1:
         names = ", ".join(clouds)
         raise BagError(f"{bag.path}: {len(clouds)} point cloud topics ({names}); name one with --lidar-topic")
@@ -81,14 +84,21 @@ def unstamped(bag: BagReader, topics: Iterable[str]) -> list[str]:
 
 
 def _pictures(bag: BagReader) -> list[str]:
-    images = [t.name for t in bag.topics.values() if t.type == IMAGE and t.count]
-    measures = {name for name in images if bag.first(name).encoding.startswith(_NOT_A_PICTURE)}
-    # A picture beside a depth image is made from it (a preview), not seen by a camera.
+    measures = _measures(bag)
+    pictures = [t.name for t in bag.topics.values() if t.type == IMAGE and t.count and t.name not in measures]
+    # A picture beside a depth image is made from it (a preview), not seen by a camera,
     derived = {_folder(name) for name in measures}
-    raw = [name for name in images if name not in measures and _folder(name) not in derived]
+    raw = [name for name in pictures if _folder(name) not in derived]
     compressed = [t.name for t in bag.topics.values() if t.type == COMPRESSED_IMAGE and t.count]
     compressed = [n for n in compressed if _base(n) not in raw and "compressedDepth" not in bag.first(n).format]
-    return raw + compressed
+    # unless nothing else is there: some RGB-D cameras have all their topics in one folder.
+    return raw + compressed or [name for name in pictures if not name.endswith("/preview")]
+
+
+def _measures(bag: BagReader) -> set[str]:
+    """Image topics that hold depth, disparity, confidence or labels."""
+    images = [t.name for t in bag.topics.values() if t.type == IMAGE and t.count]
+    return {name for name in images if bag.first(name).encoding.startswith(_NOT_A_PICTURE)}
 
 
 def _folder(topic: str) -> str:
@@ -114,7 +124,8 @@ def _stream(bag: BagReader, image: str, camera_info: str | None) -> CameraStream
     )
 
 
-def _expect_type(bag: BagReader, topic: str, types: tuple[str, ...]) -> None:
+def expect_type(bag: BagReader, topic: str, types: tuple[str, ...]) -> None:
+    """Raise BagError unless the bag has messages of one of these types on the topic."""
     if topic not in bag.topics:
         raise BagError(f"{bag.path}: no topic {topic}; {bag.listing()}")
     if (found := bag.topics[topic].type) not in types:

@@ -10,7 +10,7 @@ from typing import Any
 from sem_depth_node.bags.evaluate import LidarDepth, Protocol, Scores, recorded_predictions, score
 from sem_depth_node.bags.latency import Distribution, arrivals, node_timing
 from sem_depth_node.bags.reader import BagError, BagReader
-from sem_depth_node.bags.streams import CameraStream
+from sem_depth_node.bags.streams import CameraStream, find_lidar
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class DemoReport:
     """The demo's numbers.
 
     Attributes:
-        bag, camera, lidar: what was played: path and topics.
+        bag, camera, lidar: what was played: path and topics; lidar is None where depth was not scored.
         image_size: width and height in pixels.
         bundle, engine: what ran, as the node's diagnostics name it.
         published: images that the replay published.
@@ -29,7 +29,8 @@ class DemoReport:
         node: image received to last output sent, inside the node, ms.
         engine_time: inside the engine, ms.
         overhead: of the node beside the engine: decoding, resizing, validity, building and sending messages, ms.
-        scores: against the LiDAR, None where the bag has none.
+        scores: against the LiDAR, None where depth could not be scored.
+        unscored: why not, in words.
     """
 
     bag: str
@@ -47,6 +48,7 @@ class DemoReport:
     engine_time: Distribution
     overhead: Distribution
     scores: Scores | None
+    unscored: str = ""
 
     @property
     def dropped(self) -> int:
@@ -74,11 +76,11 @@ def analyse(
         source: the bag that was replayed.
         recording: what was recorded.
         stream: the camera.
-        lidar: topic of its LiDAR in `source`, None where there is none.
+        lidar: topic of its LiDAR in `source`; None to find it.
         replayed: the replay's report.
 
     Raises:
-        BagError: nothing was answered, or ground truth cannot be made.
+        BagError: nothing was answered.
     """
     arrived = arrivals(recording, stream.image)
     answered = arrivals(recording, "/depth/image")
@@ -87,17 +89,23 @@ def analyse(
     timing = node_timing(recording, "/depth/timing")
     if timing is None:
         raise BagError(f"{recording.path}: nothing on /depth/timing; see the logs beside it")
-    scores = None
-    if lidar is not None:
-        predictions = recorded_predictions(recording, "/depth/image", "/depth/camera_info")
-        scores = score(predictions, LidarDepth(source, lidar), Protocol())
+    found: str | None = None
+    scores: Scores | None = None
+    unscored = "the bag has no LiDAR to compare with"
+    try:
+        if (found := find_lidar(source, lidar)) is not None:
+            predictions = recorded_predictions(recording, "/depth/image", "/depth/camera_info")
+            scores = score(predictions, LidarDepth(source, found), Protocol())
+            unscored = "" if scores.frames else scores.left_out(found)
+    except BagError as error:  # the drive was played all the same
+        unscored = str(error)
     diagnostics = _last_diagnostics(recording)
     info = recording.first(stream.camera_info)
     stamps = sorted(arrived)
     return DemoReport(
         bag=str(source.path),
         camera=stream.image,
-        lidar=lidar,
+        lidar=None if unscored else found,
         image_size=(info.width, info.height),
         bundle=diagnostics.get("bundle", ""),
         engine=diagnostics.get("engine 0", ""),
@@ -109,7 +117,8 @@ def analyse(
         node=timing.latency,
         engine_time=timing.engine,
         overhead=timing.overhead,
-        scores=scores if scores is not None and scores.frames else None,
+        scores=None if unscored else scores,
+        unscored=unscored,
     )
 
 

@@ -31,7 +31,7 @@ def run_demo(settings: DemoSettings, lidar: str | None, say: Callable[[str], Non
 
     Args:
         settings: what to play.
-        lidar: topic of the bag's LiDAR, None where it has none.
+        lidar: topic of the bag's LiDAR; None to find it, and to do without where there is none.
         say: told of each phase.
 
     Raises:
@@ -44,7 +44,7 @@ def run_demo(settings: DemoSettings, lidar: str | None, say: Callable[[str], Non
     with BagReader(settings.bag) as source, BagReader(settings.recording) as recording:
         report = analyse(source, recording, settings.stream, lidar, settings.replay_report)
         say("drawing")
-        frames = _sheet_frames(source, recording, settings.stream, lidar, report)
+        frames = _sheet_frames(source, recording, settings.stream, report)
     write_contact_sheet(
         settings.out / "contact_sheet.png",
         f"sem_depth: {report.bundle}",
@@ -79,7 +79,7 @@ def report_table(report: DemoReport) -> Table:
     times("engine", report.engine_time, report.engine)
     times("node overhead", report.overhead, "decoding to sending, all but the engine")
     if report.scores is None:
-        table.add_row("accuracy", "-", "the bag has no LiDAR to compare with")
+        table.add_row("accuracy", "-", report.unscored)
     else:
         mean = report.scores.mean
         table.add_row("AbsRel", f"{mean['abs_rel']:.3f}", "against the LiDAR in the bag")
@@ -90,7 +90,7 @@ def report_table(report: DemoReport) -> Table:
 
 
 def _sheet_frames(
-    source: BagReader, recording: BagReader, stream: CameraStream, lidar: str | None, report: DemoReport
+    source: BagReader, recording: BagReader, stream: CameraStream, report: DemoReport
 ) -> list[SheetFrame]:
     """Frames spread evenly over those that were answered whole."""
     topics = (stream.image, "/depth/image", "/depth/confidence", "/depth/points")
@@ -99,7 +99,7 @@ def _sheet_frames(
     if not whole:
         raise BagError(f"{recording.path}: no frame has image, depth, confidence and cloud; see the logs beside it")
     chosen = [whole[round(place)] for place in np.linspace(0, len(whole) - 1, min(_ROWS, len(whole)))]
-    truth = LidarDepth(source, lidar) if lidar is not None else None
+    truth = LidarDepth(source, report.lidar) if report.lidar is not None else None
     scored = {frame.stamp: frame.metrics for frame in report.scores.frames} if report.scores else {}
     camera = camera_from_info(recording.first("/depth/camera_info"))
     decoder = ImageDecoder()

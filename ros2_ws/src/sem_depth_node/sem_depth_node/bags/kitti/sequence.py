@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
+import numpy as np
 
 from sem_depth_node.bags import messages
 from sem_depth_node.bags.kitti.calibration import Calibration
@@ -101,7 +102,7 @@ def image_messages(
         size, message = size_of(file), messages.compressed_image(head, read_whole_image(file), _format(file))
         topic = f"{folder}/{kind}/compressed"
     else:
-        pixels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(np.frombuffer(read_whole_image(file), np.uint8), cv2.IMREAD_UNCHANGED)
         if pixels is None:
             raise KittiError(f"{file}: not an image that can be decoded")
         size, topic = (pixels.shape[1], pixels.shape[0]), f"{folder}/{kind}"
