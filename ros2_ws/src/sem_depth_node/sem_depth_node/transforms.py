@@ -32,7 +32,7 @@ class _Edge:
     poses: list[Matrix] = field(default_factory=list)
 
     def add(self, time: int, pose: Matrix, window: int | None) -> None:
-        if self.static and self.times and time < self.times[0]:
+        if self.static and self.times and time < self.times[0] and window is None:
             return
         if self.static:
             self.times, self.poses = [time], [pose]
@@ -86,7 +86,10 @@ class TransformTree:
             self.add(stamped, static)
 
     def add(self, stamped: Any, static: bool) -> None:
-        """Add a geometry_msgs/TransformStamped; `static` ones hold for all times, the latest counts.
+        """Add a geometry_msgs/TransformStamped. `static` ones hold for all times.
+
+        Of several static ones the latest counts, as a bag may tell them in any order; in a tree with a window the one
+        that came last, as a clock may jump back.
 
         Raises:
             ValueError: its quaternion has no length.

@@ -71,6 +71,13 @@ def test_of_a_static_transform_the_latest_counts_at_all_times() -> None:
     assert [x_of(tree, t * SECOND) for t in (0, 1, 9)] == [30.0] * 3
 
 
+def test_in_a_living_tree_the_static_transform_that_came_last_counts() -> None:
+    tree = TransformTree(window=2 * SECOND)
+    for seconds in (50, 3):  # the simulation began anew
+        tree.add(transform("map", "base", seconds * SECOND, x=10.0 * seconds), True)
+    assert tree.lookup("map", "base", 4 * SECOND)[0, 3] == 30
+
+
 def test_a_tree_with_a_window_forgets_what_is_far_in_time() -> None:
     tree = TransformTree(window=2 * SECOND)
     for t in range(10):
