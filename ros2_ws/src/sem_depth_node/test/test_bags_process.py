@@ -90,14 +90,15 @@ def test_bag_that_has_depth_already(tmp_path: Path, tiny_bundle: ModelBundle) ->
         assert {"/depth/image", "/second/depth/image"} < set(bag.topics)
 
 
-def test_unusable_images_are_counted_and_the_rest_processed(tmp_path: Path, tiny_bundle: ModelBundle) -> None:
-    def spoiled() -> Messages:
-        for index, (topic, time, message) in enumerate(samples.recorded()):
-            if topic == samples.IMAGE and index < 5:
-                message.encoding = "hologram"
-            yield topic, time, message
+def _two_images_spoiled() -> Messages:
+    for index, (topic, time, message) in enumerate(samples.recorded()):
+        if topic == samples.IMAGE and index < 5:
+            message.encoding = "hologram"
+        yield topic, time, message
 
-    _write(tmp_path / "bag", spoiled())
+
+def test_unusable_images_are_counted_and_the_rest_processed(tmp_path: Path, tiny_bundle: ModelBundle) -> None:
+    _write(tmp_path / "bag", _two_images_spoiled())
     result = run(
         *(
             "process",
@@ -173,13 +174,7 @@ def test_computed_and_recorded_depth_score_alike(tmp_path: Path, tiny_bundle: Mo
 
 
 def test_an_image_that_cannot_be_used_is_counted_and_the_rest_scored(tmp_path: Path, tiny_bundle: ModelBundle) -> None:
-    def spoiled() -> Messages:
-        for index, (topic, time, message) in enumerate(samples.recorded()):
-            if topic == samples.IMAGE and index < 5:
-                message.encoding = "hologram"
-            yield topic, time, message
-
-    _write(tmp_path / "bag", spoiled())
+    _write(tmp_path / "bag", _two_images_spoiled())
     command = ("--run", "--bundle", tiny_bundle.folder, "--engine", "onnxruntime", "--out", tmp_path / "out")
     result = run("evaluate", tmp_path / "bag", *command)
     assert result.exit_code == 0, result.output
