@@ -115,10 +115,10 @@ def evaluate(
         on_frame()
         return error
 
-    def place(frame: Frame) -> tuple[object, ...]:
+    def sequence_of(frame: Frame) -> tuple[object, ...]:
         return frame.image if thinned else frame.sequence, frame.view, frame.camera
 
-    for _, sequence in groupby(frames, key=place):
+    for _, sequence in groupby(frames, key=sequence_of):
         out.flicker.add(map(one, sequence))
     if not out.frames:
         raise DataError(nothing_to_compare(frames))

@@ -30,10 +30,10 @@ from sem_depth_training.evaluate import MAX_DEPTH, PROTOCOL, Predict, nothing_to
 from sem_depth_training.floor import direction_floor
 from sem_depth_training.frost_pictures import frost_pictures
 from sem_depth_training.generated_section import write_generated
+from sem_depth_training.shortened_list import shortened_list
 from sem_depth_training.whole_file import write_whole
 
 CLEAN = "clean"
-_SHOWN = 10  # levels named in an error
 Image = NDArray[np.uint8]
 
 
@@ -268,8 +268,9 @@ def _read_baseline(path: Path, run: Mapping[str, Any], names: Sequence[str]) -> 
     scores = read_scores(path, run)
     absent = [f"{name} {level}" for name, level in levels(names) if name != CLEAN and level not in scores.get(name, {})]
     if absent:
-        shown = ", ".join(absent[:_SHOWN]) + (f" and {len(absent) - _SHOWN} more" if absent[_SHOWN:] else "")
-        raise RobustnessError(f"{path}: has no {shown}; finish measuring it, or leave these corruptions out")
+        raise RobustnessError(
+            f"{path}: has no {shortened_list(absent)}; finish measuring it, or leave these corruptions out"
+        )
     return scores
 
 

@@ -10,8 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from sem_depth_training.data.frames import DataError, Frame, index_frames, require_files
 from sem_depth_training.data.stereo import pairs_of
-
-_SHOWN = 20  # names of sequences in an error
+from sem_depth_training.shortened_list import shortened_list
 
 CameraName = Literal["front", "front_left", "front_right", "side_left", "side_right"]
 
@@ -161,8 +160,7 @@ def _of_sequences(frames: Sequence[Frame], source: IndexSource) -> list[Frame]:
         if not matching:
             raise DataError(
                 f"{source.index}: sequences: {pattern!r} matches no sequence of split {source.split!r}, which has "
-                + ", ".join(names[:_SHOWN])
-                + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
+                f"{shortened_list(names)}"
             )
         (unwanted if pattern.startswith("!") else wanted).update(matching)
     kept = [frame for frame in frames if frame.sequence in wanted - unwanted]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from transformers import CLIPVisionModel
 from sem_depth_training.models.seecoder import SeeCoder
 from sem_depth_training.models.stable_diffusion import SD15_UNET, SD15_VAE, LatentEncoder
 from sem_depth_training.models.unet import SinglePassUNet
+from sem_depth_training.shortened_list import shortened_list
 
 SEECODER_PREFIX = "ctx.image."
 UNUSED_UNET_PARTS = ("conv_norm_out.", "conv_out.")  # they predict noise, which one pass for depth never does
@@ -40,7 +41,7 @@ def load_seecoder(seecoder: SeeCoder, path: Path) -> None:
     foreign = [name for name in tensors if not name.startswith(SEECODER_PREFIX)]
     if len(foreign) == len(tensors):
         raise CheckpointError(
-            f"{path}: no tensor name starts with '{SEECODER_PREFIX}' (found {_some(foreign)}); "
+            f"{path}: no tensor name starts with '{SEECODER_PREFIX}' (found {shortened_list(foreign)}); "
             "expected a SeeCoder checkpoint such as seecoder-v1-0.safetensors"
         )
     own = {name.removeprefix(SEECODER_PREFIX): value for name, value in tensors.items()}
@@ -80,7 +81,7 @@ def load_clip_vision(folder: Path) -> CLIPVisionModel:
         raise CheckpointError(f"{folder}: expected a transformers folder with config.json, found none")
     model, report = CLIPVisionModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     if report["missing_keys"]:
-        raise CheckpointError(f"{folder}: missing {_some(report['missing_keys'])}")
+        raise CheckpointError(f"{folder}: missing {shortened_list(report['missing_keys'])}")
     return model
 
 
@@ -110,7 +111,7 @@ def _load(module: nn.Module, tensors: Mapping[str, Tensor], source: Path, keeps:
     ]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     if any(problems.values()):
-        listed = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names)
+        listed = "; ".join(f"{len(names)} {kind}: {shortened_list(names)}" for kind, names in problems.items() if names)
         raise CheckpointError(f"{source}: does not fit {type(module).__name__}: {listed}")
     module.load_state_dict(dict(tensors), strict=not keeps)
 
@@ -129,7 +130,8 @@ def _diffusers_tensors(kind: type[AutoencoderKL] | type[UNet2DConditionModel], f
         raise CheckpointError(f"{folder}: diffusers could not read it: {error}") from error
     if report["missing_keys"] or report["unexpected_keys"]:
         raise CheckpointError(
-            f"{folder}: missing {_some(report['missing_keys'])}; unexpected {_some(report['unexpected_keys'])}"
+            f"{folder}: missing {shortened_list(report['missing_keys'])}; "
+            f"unexpected {shortened_list(report['unexpected_keys'])}"
         )
     return model.state_dict()
 
@@ -141,8 +143,8 @@ def _single_file_tensors(
     for prefix, part in (("first_stage_model.", "VAE"), ("model.diffusion_model.", "UNet")):
         if not any(name.startswith(prefix) for name in tensors):
             raise CheckpointError(
-                f"{path}: no tensor name starts with '{prefix}', so it holds no {part} (found {_some(tensors)}); "
-                "expected a single-file Stable Diffusion 1.5 checkpoint"
+                f"{path}: no tensor name starts with '{prefix}', so it holds no {part} (found "
+                f"{shortened_list(tensors)}); expected a single-file Stable Diffusion 1.5 checkpoint"
             )
     try:
         vae = convert_ldm_vae_checkpoint(tensors, dict(vae_config))
@@ -158,9 +160,3 @@ def _unet_name(name: str) -> str:
     if parts[0] == "up_blocks" and parts[2] == "upsamplers":
         return ".".join(["upsamplers", parts[1], *parts[4:]])
     return f"unet.{name}"
-
-
-def _some(names: Iterable[str], limit: int = 8) -> str:
-    names = list(names)
-    listed = ", ".join(names[:limit]) or "none"
-    return listed if len(names) <= limit else f"{listed} and {len(names) - limit} more"

@@ -44,8 +44,8 @@ _NO_ROS = (
     "`pip install './ros2_ws/src/sem_depth_node[ros]'` in a checkout"
 )
 
-# Packages that a ROS distribution does not have and only commands on bags need; how pip is asked for them.
-_BAG_PACKAGES = {"rosbags": "'rosbags>=0.11.6'", "mcap": "'mcap>=1.1'", "matplotlib": "'matplotlib>=3.7'"}
+# Only commands on bags need them, and a ROS distribution need not have them: the extra `bags` of setup.py.
+_BAG_PACKAGES = ("rosbags", "mcap", "matplotlib")
 
 # What is said about the work goes to stderr; results go to stdout.
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -133,9 +133,10 @@ def main() -> None:
     try:
         app()
     except ModuleNotFoundError as error:
-        if error.name not in _BAG_PACKAGES:
+        package = (error.name or "").partition(".")[0]
+        if package not in _BAG_PACKAGES:
             raise
-        messages.print(f"[bold red]error:[/] this command needs {_BAG_PACKAGES[error.name]}: pip install it")
+        messages.print(f"[bold red]error:[/] this command needs {package}: `pip install {' '.join(_BAG_PACKAGES)}`")
         raise SystemExit(2) from None
 
 
@@ -297,8 +298,8 @@ def process(
         messages.print(
             f"not copied, as the bag does not define their types: {', '.join(report.left_out)}", markup=False
         )
-    for count, reason in report.bad.values():
-        messages.print(f"not used: {count} messages: {reason}", markup=False)
+    for line in report.bad.in_words():
+        messages.print(f"not used: {line}", markup=False)
     median = 1e3 * statistics.median(report.engine_seconds)
     messages.print(f"{out}: depth for {report.frames} images, engine {median:.1f} ms median")
 
@@ -372,8 +373,8 @@ def evaluate(
             raise BagError(f"{bag}: no frame of {topic} could be scored: {scores.left_out(lidar)}")
     report = {"bag": str(bag), "depth": topic, "lidar": lidar, **scores.as_report()}
     report["timing_ms"] = None if timing is None else asdict(timing)
-    for count, reason in scores.bad.values():
-        messages.print(f"not used: {count} messages: {reason}", markup=False)
+    for line in scores.bad.in_words():
+        messages.print(f"not used: {line}", markup=False)
     _print_scores(scores, title=f"{bag}: {topic} against {lidar}")
     if timing is not None:
         messages.print(

@@ -36,6 +36,14 @@ def test_help_loads_neither_ros_nor_an_engine() -> None:
     assert found.stdout.strip() == "[]"
 
 
+def test_a_package_that_is_not_installed_is_named_with_how_to_get_it(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['mcap'] = None; from sem_depth_node.cli import main; main()"
+    command = [sys.executable, "-c", code, "evaluate", str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert found.stderr == "error: this command needs mcap: `pip install rosbags mcap matplotlib`\n"
+
+
 @pytest.mark.parametrize("command", ["replay", "process", "evaluate", "demo"])
 def test_missing_and_cameraless_bags(command: str, tmp_path: Path) -> None:
     option = {"process": ["-o", str(tmp_path / "out")], "evaluate": ["--run"], "demo": ["-o", str(tmp_path / "out")]}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sem_depth_node.bad_input import BadInput
+from sem_depth_node.bad_input import BadInput, BadInputs
 from sem_depth_node.bags.messages import depth_metres
 from sem_depth_node.bags.process import FrameEstimator
 from sem_depth_node.bags.reader import BagError, BagReader
@@ -96,7 +96,7 @@ class Scores:
         joint: pixels by measured (rows) and predicted (columns) depth, in bins of `JOINT_EDGES` metres.
         without_scan: frames without a scan near in time.
         without_points: frames with a scan, none of whose points is in the evaluated part of the image and answered.
-        bad: messages that depth could not be computed from, by fault, with the first one's reason.
+        bad: messages that depth could not be computed from.
     """
 
     protocol: Protocol
@@ -105,7 +105,7 @@ class Scores:
     joint: NDArray[np.float64] = field(default_factory=lambda: np.zeros((len(JOINT_EDGES) - 1,) * 2))
     without_scan: int = 0
     without_points: int = 0
-    bad: dict[str, tuple[int, str]] = field(default_factory=dict)
+    bad: BadInputs = field(default_factory=BadInputs)
 
     @property
     def mean(self) -> dict[str, float]:
@@ -114,8 +114,7 @@ class Scores:
 
     def left_out(self, lidar: str) -> str:
         """Why frames were not scored, in words; `lidar` is the topic of the scans."""
-        unusable = "; ".join(f"{reason} ({count} times)" for count, reason in self.bad.values())
-        return (unusable and f"{unusable}; ") + (
+        return "".join(f"{line}; " for line in self.bad.in_words()) + (
             f"{self.without_scan} have no scan of {lidar} within {SCAN_TOLERANCE / NANOSECONDS:g} s, and of "
             f"{self.without_points} no point of the scan is where depth was answered, within {self.protocol}: are the "
             "transforms and the unit of the points right?"
@@ -130,7 +129,9 @@ class Scores:
             "frames_scored": len(self.frames),
             "frames_without_scan": self.without_scan,
             "frames_without_points": self.without_points,
-            "messages_not_used": {fault: {"count": n, "reason": reason} for fault, (n, reason) in self.bad.items()},
+            "messages_not_used": {
+                fault: {"count": count, "reason": reason} for fault, (count, reason) in self.bad.by_fault.items()
+            },
             "by_range": [part.summary() for part in self.ranges],
             "frames": [asdict(frame) for frame in self.frames],
         }
@@ -283,8 +284,7 @@ def score(
     scores = Scores(protocol)
     for prediction in predictions:
         if isinstance(prediction, BadInput):
-            count, reason = scores.bad.get(prediction.fault, (0, str(prediction)))
-            scores.bad[prediction.fault] = count + 1, reason
+            scores.bad.add(prediction)
         else:
             _score_one(prediction, truth, scores)
         on_frame()

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sem_depth_node.bad_input import BadInput
+from sem_depth_node.bad_input import BadInput, BadInputs
 from sem_depth_node.bags import messages
 from sem_depth_node.bags.reader import BagError, BagMessage, BagReader
 from sem_depth_node.bags.streams import CameraStream
@@ -29,20 +29,15 @@ class ProcessReport:
 
     Attributes:
         frames: images that got a depth image.
-        bad: images that could not be used, by fault, with the first one's reason.
+        bad: messages that could not be used.
         engine_seconds: of each frame, inside the engine.
         left_out: topics that were not copied, as the bag does not define their message type.
     """
 
     frames: int = 0
-    bad: dict[str, tuple[int, str]] = field(default_factory=dict)
+    bad: BadInputs = field(default_factory=BadInputs)
     engine_seconds: list[float] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-
-    def add_bad(self, problem: BadInput) -> None:
-        """Count an image that could not be used."""
-        count, reason = self.bad.get(problem.fault, (0, str(problem)))
-        self.bad[problem.fault] = count + 1, reason
 
 
 class FrameEstimator:
@@ -135,7 +130,7 @@ def process_bag(
             # Recorders may put an image before the camera_info of the same stamp; the first one is known anyway.
             frames.take_info(bag.first(frames.stream.camera_info))
         except BadInput as problem:
-            report.add_bad(problem)
+            report.bad.add(problem)
         for message in bag.messages([topic.name for topic in copied]):
             writer.write_serialized(message.topic, message.time, message.data)
             try:
@@ -145,9 +140,9 @@ def process_bag(
                     outputs.write(writer, bag, message, frames, report)
                     on_frame()
             except BadInput as problem:
-                report.add_bad(problem)
+                report.bad.add(problem)
         if report.frames == 0:
-            reasons = "; ".join(f"{reason} ({count} times)" for count, reason in report.bad.values())
+            reasons = "; ".join(report.bad.in_words())
             raise BagError(f"{bag.path}: no image on {frames.stream.image} could be used: {reasons}")
     return report
 

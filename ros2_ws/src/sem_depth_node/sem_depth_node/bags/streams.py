@@ -86,12 +86,12 @@ def unstamped(bag: BagReader, topics: Iterable[str]) -> list[str]:
 def _pictures(bag: BagReader) -> list[str]:
     measures = _measures(bag)
     pictures = [t.name for t in bag.topics.values() if t.type == IMAGE and t.count and t.name not in measures]
-    # A picture beside a depth image is made from it (a preview), not seen by a camera,
+    # A picture beside a depth image is made from it (a preview), not seen by a camera.
     derived = {_folder(name) for name in measures}
     raw = [name for name in pictures if _folder(name) not in derived]
     compressed = [t.name for t in bag.topics.values() if t.type == COMPRESSED_IMAGE and t.count]
     compressed = [n for n in compressed if _base(n) not in raw and "compressedDepth" not in bag.first(n).format]
-    # unless nothing else is there: some RGB-D cameras have all their topics in one folder.
+    # Some RGB-D cameras have all their topics in one folder: of a bag without other pictures it is seen.
     return raw + compressed or [name for name in pictures if not name.endswith("/preview")]
 
 

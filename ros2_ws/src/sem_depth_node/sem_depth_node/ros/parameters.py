@@ -98,7 +98,8 @@ class Parameters:
     workers: int = _parameter(
         1,
         "Frames of different cameras in work at once. With 2, one camera's frame is decoded or published while the "
-        "network runs on another's, and ONNX Runtime runs both at once; OpenVINO and TensorRT take turns.",
+        "network runs on another's: more frames, each a little later. ONNX Runtime runs both at once, other engines "
+        "take turns.",
         limits=(1, 16),
         fixed_while_configured=True,
     )
