@@ -38,9 +38,14 @@ class ValidationConfig(_Strict):
 
 
 class TeacherConfig(_Strict):
-    """A trained network of any preset whose depth this one learns to repeat: a checkpoint, or released weights."""
+    """A trained network of any preset whose depth this one learns to repeat: a checkpoint, or released weights.
+
+    With `mirrored` it is the mean with what the teacher says of the mirrored image, which is more accurate: one pass
+    learns to answer as two would.
+    """
 
     checkpoint: Path
+    mirrored: bool = False
 
 
 class AutoencoderConfig(_Strict):
@@ -107,6 +112,7 @@ class FitConfig(_Strict):
     backbone_learning_rate: Rate = 1.5e-4
     frozen_backbone_blocks: Annotated[int, Field(ge=0, le=16)] = 3
     stochastic_depth: float = Field(0.0, ge=0, lt=1)  # of the compact backbone's blocks: 0 at the first, rising to this
+    frozen_statistics: bool = False  # batch norms keep theirs: what is trained is what the robot runs
     weight_decay: float = Field(0.02, ge=0)
     warmup_steps: Annotated[int, Field(ge=0)] = 200
     gradient_norm: float = Field(1.0, gt=0)
@@ -149,7 +155,7 @@ class FitConfig(_Strict):
         if (self.preset == "paper") != (self.paper is not None):
             raise ValueError("preset paper needs the section paper, and only it has one")
         if self.preset == "paper":
-            for key in ("frozen_backbone_blocks", "stochastic_depth", "gradient_checkpointing"):
+            for key in ("frozen_backbone_blocks", "stochastic_depth", "frozen_statistics", "gradient_checkpointing"):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise ValueError(f"{key} is of preset compact alone; leave it out")
         if self.preset == "compact" and self.conditioning not in get_args(CompactConditioning):

@@ -58,6 +58,7 @@ class Score:
 class _Case:
     """An image at the network's input size, its camera, and the measured pixels of the image it was resized from."""
 
+    path: Path
     image: Image
     camera: CameraModel
     mask: NDArray[np.bool_]
@@ -369,7 +370,7 @@ def _case(frame: Frame, size: tuple[int, int]) -> _Case:
     image = cv2.resize(frame.read_image(), (width, height), interpolation=cv2.INTER_AREA)
     depth = frame.read_depth()
     mask = evaluation_mask(depth)
-    return _Case(image, frame.camera.resized(width, height), mask, depth[mask])  # type: ignore[arg-type]
+    return _Case(frame.image, image, frame.camera.resized(width, height), mask, depth[mask])  # type: ignore[arg-type]
 
 
 def _score(predict: Predict, cases: Sequence[_Case], name: str, severity: int, pictures: Sequence[Image]) -> Score:
@@ -379,6 +380,12 @@ def _score(predict: Predict, cases: Sequence[_Case], name: str, severity: int, p
         depth = np.minimum(predict(image, case.camera).depth, MAX_DEPTH)  # beyond range: infinity does not interpolate
         height, width = case.mask.shape
         answer = cv2.resize(depth, (width, height), interpolation=cv2.INTER_LINEAR)[case.mask]
+        if np.isnan(answer).all():
+            level = name if name == CLEAN else f"{name} {severity}"
+            raise RobustnessError(
+                f"{case.path} ({level}): the model answers at none of its {answer.size} measured pixels, so there is "
+                "nothing to compare; leave the frame out, or measure at a --size whose crop keeps them"
+            )
         results.append(depth_metrics(answer, case.truth, np.ones(answer.shape, bool)))  # type: ignore[arg-type]
     means = mean_metrics(results)
     return Score(means["abs_rel"], means["delta1"])

@@ -94,10 +94,10 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
         require_same_network(initial, config, config.initial[0], "choose another `initial` or change the configuration")
     teacher = None
     if config.teacher is not None:
-        taught = read_checkpoint(config.teacher.checkpoint)
-        teacher, teacher_config = network_of(taught, config.teacher.checkpoint)
+        teacher_state = read_checkpoint(config.teacher.checkpoint)
+        teacher, teacher_config = network_of(teacher_state, config.teacher.checkpoint)
         teacher = teacher.requires_grad_(False).to(accelerator.device)
-        training_data = _data_of(taught, pretraining(teacher_config)) | training_data
+        training_data = _data_of(teacher_state, pretraining(teacher_config)) | training_data
     mixture = Mixture(
         [
             WeightedFrames(frames, source.weight, source.mix)
@@ -156,6 +156,8 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
                 raise _not_finite(what, output, batch, terms, step, accelerator.process_index, here=not finite)
 
         model.train()
+        if config.frozen_statistics:
+            _keep_statistics(network)
         first = step * config.accumulate
         loader = batch_loader(batches, first, config.steps * config.accumulate, config.workers)
         try:
@@ -167,7 +169,12 @@ def fit(config: FitConfig, output: Path, console: Console | None = None) -> Path
                 with accelerator.accumulate(model):
                     batch = batch.to(accelerator.device)
                     outputs = _predict(model, batch)
-                    terms = _terms(outputs, batch, network.canonical_focal_length, teacher)
+                    terms = _terms(outputs, batch, network.canonical_focal_length)
+                    if teacher is not None and config.teacher is not None:
+                        with torch.no_grad(), accelerator.autocast():
+                            taught = taught_depth(teacher, batch.image, config.teacher.mirrored)
+                        taught += math.log(network.canonical_focal_length)
+                        terms["distillation"] = distillation_loss(outputs[0], taught)
                     loss = total_loss(terms, config.losses)
                     require_finite("loss", loss.item())
                     accelerator.backward(loss)
@@ -295,7 +302,18 @@ def _predict(model: Callable[[Tensor], Outputs], batch: Batch) -> Outputs:
     return torch.log(depth.float()), log_scale.float()
 
 
-def _terms(outputs: Outputs, batch: Batch, canonical: float, teacher: DepthNetwork | None) -> dict[str, Tensor]:
+def taught_depth(teacher: DepthNetwork, image: Tensor, mirrored: bool) -> Tensor:
+    """What a teacher says of an image, uint8 RGB [B, H, W, 3]: log of depth / focal length [B, H, W].
+
+    Where `mirrored`, the mean with what it says of the mirrored image.
+    """
+    log_depth = teacher.predict(image)[0].float()
+    if mirrored:
+        log_depth = (log_depth + teacher.predict(image.flip(2))[0].float().flip(2)) / 2
+    return log_depth - math.log(teacher.canonical_focal_length)
+
+
+def _terms(outputs: Outputs, batch: Batch, canonical: float) -> dict[str, Tensor]:
     log_depth, log_scale = outputs
     to_canonical = torch.log(canonical / batch.focal)
     valid = batch.depth > 0
@@ -304,10 +322,6 @@ def _terms(outputs: Outputs, batch: Batch, canonical: float, teacher: DepthNetwo
     terms = loss_terms(log_depth, log_scale, Target(log_truth, valid, batch.sky, ~batch.sparse, far))
     if len(batch.pair):
         terms["photometric"] = photometric_loss(log_depth, batch.focal / canonical, batch.pair, batch.pair_shift)
-    if teacher is not None:
-        with torch.no_grad():
-            taught = torch.log(teacher(batch.image)[0].float()) + math.log(canonical / teacher.canonical_focal_length)
-        terms["distillation"] = distillation_loss(log_depth, taught)
     return terms
 
 
@@ -335,6 +349,13 @@ def _out_of_memory(config: FitConfig, batch: Batch, step: int, checkpoint: Path)
         + ("" if on else f", or turn on {section}gradient_checkpointing,")
         + " and run the same command again"
     )
+
+
+def _keep_statistics(network: nn.Module) -> None:
+    """Batch norms use and keep the statistics that they have; their scales and offsets still learn."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 def _finite(network: nn.Module) -> bool:

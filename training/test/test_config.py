@@ -86,7 +86,12 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
 
 def test_keys_of_the_compact_preset_are_refused_at_paper_size(tmp_path: Path) -> None:
     paper = {"preset": "paper", "paper": {"stable_diffusion": "sd", "seecoder": "seecoder.safetensors"}}
-    for key, value in (("frozen_backbone_blocks", 5), ("stochastic_depth", 0.1), ("gradient_checkpointing", True)):
+    for key, value in (
+        ("frozen_backbone_blocks", 5),
+        ("stochastic_depth", 0.1),
+        ("frozen_statistics", True),
+        ("gradient_checkpointing", True),
+    ):
         with pytest.raises(ConfigError, match=rf"{key} is of preset compact alone"):
             read_config(write(tmp_path, **paper, **{key: value}))
     assert read_config(write(tmp_path, **paper)).paper is not None

@@ -176,6 +176,19 @@ def test_what_is_beyond_range_counts_and_frames_without_depth_do_not(frame: Fram
         constant_scores(predict, [unmeasured], (48, 80))
 
 
+def test_a_frame_without_any_answer_is_named(frame: Frame) -> None:
+    seen: list[NDArray[np.uint8]] = []
+
+    def silent_but_for_the_first(picture: NDArray[np.uint8], camera: CameraModel) -> Prediction:
+        seen.append(picture)
+        depth = np.full(picture.shape[:2], 10.0 if len(seen) == 1 else np.nan, np.float32)
+        return Prediction(depth, depth)
+
+    said = rf"{frame.image.name} \(snow 1\): the model answers at none of its \d+ measured"
+    with pytest.raises(RobustnessError, match=said):
+        measure(silent_but_for_the_first, [frame], (48, 80), ["snow"], [], {})
+
+
 def test_what_does_not_look_at_the_image_is_the_same_under_every_corruption(frame: Frame) -> None:
     def constant(picture: NDArray[np.uint8], camera: CameraModel) -> Prediction:
         depth = np.full(picture.shape[:2], 20.0, np.float32)

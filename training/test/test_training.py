@@ -29,10 +29,20 @@ from sem_depth_training.export import round_to_half
 from sem_depth_training.losses import total_loss
 from sem_depth_training.models.autoencoder import ImageAutoencoder
 from sem_depth_training.models.depth_network import DepthNetwork
+from sem_depth_training.models.presets import compact
 from sem_depth_training.networks import network_for
 from sem_depth_training.released_weights import release_weights
 from sem_depth_training.sample_pictures import sample_pictures
-from sem_depth_training.train import _make_folder, _parameter_groups, _predict, _schedule, _terms, fit, precision_remark
+from sem_depth_training.train import (
+    _make_folder,
+    _parameter_groups,
+    _predict,
+    _schedule,
+    _terms,
+    fit,
+    precision_remark,
+    taught_depth,
+)
 
 
 @pytest.fixture
@@ -112,7 +122,7 @@ def test_a_step_computes_where_the_network_is_and_reaches_every_weight(
     assert {tensor.device.type for tensor in batch.state().values()} == {"meta"}
     average = WeightAverage(network, 0.9)
 
-    loss = total_loss(_terms(_predict(network, batch), batch, network.canonical_focal_length, None), config.losses)
+    loss = total_loss(_terms(_predict(network, batch), batch, network.canonical_focal_length), config.losses)
     loss.backward()
     average.update(network, 1)
     average.load({name: tensor.cpu() for name, tensor in network_for(config).state_dict().items()})
@@ -441,7 +451,7 @@ def test_a_network_learns_from_a_teacher_of_another_preset(
     paper = {**fields, **paper_weights, "steps": 1, "sizes": [[64, 96]], "stochastic_depth": 0.0}
     config_file.write_text(yaml.safe_dump(paper))
     teacher = fit(read_config(config_file), tmp_path / "teacher")
-    student = {**fields, "teacher": {"checkpoint": str(teacher)}, "steps": 2, "sizes": [[64, 96]]}
+    student = {**fields, "teacher": {"checkpoint": str(teacher), "mirrored": True}, "steps": 2, "sizes": [[64, 96]]}
     student["data"] = [{**fields["data"][0], "name": "the plane again"}]
     config_file.write_text(yaml.safe_dump(student))
     console = Console(file=io.StringIO(), width=300)
@@ -451,6 +461,36 @@ def test_a_network_learns_from_a_teacher_of_another_preset(
     assert names[0] == "plane"
     assert any("stable-diffusion" in name for name in names), "what the teacher was made from counts"
     assert not any(name.startswith("teacher") for name in state["network"])
+
+
+def test_frozen_statistics_stay_while_their_scales_learn(config_file: Path, tmp_path: Path) -> None:
+    config = read_config(config_file)
+    first = fit(config.model_copy(update={"steps": 1}), tmp_path / "first")
+    before = read_checkpoint(first)["average"]
+    further = config.model_copy(update={"initial": [first], "steps": 2, "ema_decay": 0.1})
+    moved = {}
+    for frozen in (False, True):
+        run = fit(further.model_copy(update={"frozen_statistics": frozen}), tmp_path / f"frozen_{frozen}")
+        after = read_checkpoint(run)["network"]
+        moved[frozen] = {name for name in before if not torch.equal(before[name], after[name])}
+    statistics = {name for name in moved[False] if "running" in name}
+    assert statistics, "without it they follow the batches"
+    assert moved[True] == {name for name in moved[False] if "running" not in name and "num_batches" not in name}
+    scales = {name.replace("running_var", "weight") for name in statistics if name.endswith("running_var")}
+    assert scales <= moved[True]
+
+
+def test_a_mirrored_teacher_says_the_same_of_both_sides() -> None:
+    torch.manual_seed(0)
+    network = compact("none").eval()
+    image = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        alone, mirrored = taught_depth(network, image, False), taught_depth(network, image.flip(2), False).flip(2)
+        both = taught_depth(network, image, True)
+    assert not torch.allclose(alone, mirrored, atol=1e-3), "one pass does tell left from right"
+    torch.testing.assert_close(both, (alone + mirrored) / 2)
+    with torch.no_grad():
+        torch.testing.assert_close(taught_depth(network, image.flip(2), True).flip(2), both)
 
 
 def test_stereo_pairs_supervise_and_a_run_without_them_is_refused(
