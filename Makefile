@@ -2,8 +2,8 @@
 # make test   runs every test
 # make lint   ruff and mypy
 
-PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
-	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && break; done)
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
+	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 NODE := ros2_ws/src/sem_depth_node
@@ -40,7 +40,7 @@ clean:
 
 # Debian and Ubuntu keep the part of Python that makes virtual environments in a package of its own.
 $(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "sem_depth needs Python 3.10, 3.11 or 3.12, and none is on PATH; on Debian and Ubuntu: apt-get install python3"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "sem_depth needs Python 3.10 to 3.14, and none is on PATH; on Debian and Ubuntu: apt-get install python3"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
 		if [ "$$(id -u)" = 0 ]; then apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y $$package; \

@@ -55,7 +55,7 @@ def _brightness(x: Grey, severity: int, rng: np.random.Generator) -> Grey:
 
 def _dark(x: Grey, severity: int, rng: np.random.Generator) -> Grey:
     ceiling = (0.6, 0.5, 0.4, 0.3, 0.2)[severity - 1]
-    low, high = float(x.min()), max(float(x.max()), 1e-6)
+    low, high = float(np.min(x)), max(float(np.max(x)), 1e-6)
     scaled = ceiling * ((x - low) / max(high - low, 1e-6)) ** 2
     noisy = _photons(scaled, 10 * _PHOTONS[severity - 1], rng)
     return noisy + _normal(x, 0.1 * _NOISE[severity - 1], rng)
@@ -65,7 +65,7 @@ def _fog(x: Grey, severity: int, rng: np.random.Generator) -> Grey:
     thickness, decay = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))[severity - 1]
     height, width = x.shape[:2]
     plasma = _plasma(1 << (max(height, width) - 1).bit_length(), decay, rng)[:height, :width]
-    brightest = float(x.max())
+    brightest = float(np.max(x))
     return cast(Grey, (x + thickness * plasma[..., None]) * (brightest / (brightest + thickness)))
 
 
@@ -86,8 +86,8 @@ def _plasma(size: int, decay: float, rng: np.random.Generator) -> Grey:
         heights[::step, half::step] = mean_of_four(middles + np.roll(middles, 1, 0) + corners + np.roll(corners, -1, 1))
         heights[half::step, ::step] = mean_of_four(middles + np.roll(middles, 1, 1) + corners + np.roll(corners, -1, 0))
         step, wobble = half, wobble / decay
-    heights -= heights.min()
-    return cast(Grey, heights / heights.max())
+    heights -= np.min(heights)
+    return cast(Grey, heights / np.max(heights))
 
 
 def _frost(image: Image, severity: int, rng: np.random.Generator, pictures: Sequence[Image]) -> Image:

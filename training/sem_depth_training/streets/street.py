@@ -52,8 +52,8 @@ def _ground(geometry: Geometry, layout: StreetLayout, rng: np.random.Generator) 
 
     half, rise = section.half_width, section.kerb_height
     offsets, heights, materials = [0.0], [0.0], []
-    for offset in np.linspace(half / 4, half, 4):
-        offsets.append(float(offset))
+    for offset in np.linspace(half / 4, half, 4).tolist():
+        offsets.append(offset)
         heights.append(0.0)
         materials.append(road_material)
     if section.pavement:

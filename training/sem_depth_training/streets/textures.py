@@ -198,7 +198,8 @@ def shopsign(rng: np.random.Generator) -> Image:
     image = np.empty((SIZE, SIZE, 3), np.uint8)
     background = np.array(rng.integers(40, 200) + rng.uniform(-45, 45, 3))  # painted board, not neon
     image[:] = background
-    text = "".join(rng.choice(list("AEIOU")) + rng.choice(list("BDFGKLMNPRSTV")) for _ in range(rng.integers(2, 5)))
+    pairs = range(rng.integers(2, 5))
+    text = "".join(str(rng.choice(list(letters))) for _ in pairs for letters in ("AEIOU", "BDFGKLMNPRSTV"))
     ink = (245, 240, 230) if background.mean() < 130 else (25, 25, 30)
     font = int(rng.choice([cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_TRIPLEX, cv2.FONT_HERSHEY_SIMPLEX]))
     (width, height), _ = cv2.getTextSize(text, font, 10, 24)

@@ -118,7 +118,7 @@ def depth_metrics(
         "delta1": float(np.mean(ratio < 1.25)),
         "delta2": float(np.mean(ratio < 1.25**2)),
         "delta3": float(np.mean(ratio < 1.25**3)),
-        "coverage": float(answered.sum() / mask.sum()),
+        "coverage": int(answered.sum()) / int(mask.sum()),
     }
 
 

@@ -38,5 +38,5 @@ def cloud_bytes(points: Iterable[Iterable[float]]) -> array.array[int]:
     else:
         records = np.array(list(map(tuple, points)), dtype=FIELDS)
     data = array.array("B")
-    data.frombytes(memoryview(records).cast("B"))  # type: ignore[arg-type]
+    data.frombytes(memoryview(records).cast("B"))  # type: ignore[arg-type, unused-ignore]  # by numpy's version
     return data

@@ -83,8 +83,8 @@ def time_in_turns(subjects: Sequence[Subject], rounds: int, repetitions: int, wa
                 float(median),
                 float(p95),
                 float(np.median(ratios)),
-                float(ratios.min()),
-                float(ratios.max()),
+                float(np.min(ratios)),
+                float(np.max(ratios)),
             )
         )
     return timings

@@ -61,8 +61,8 @@ class OdometrySequence(KittiSequence):
         if not (folder / "times.txt").is_file():
             raise KittiError(f"{folder / 'times.txt'}: missing, so the times of the frames are not known")
         times = read_table(folder / "times.txt", 1)[:, 0]
-        if times.min() < 0:
-            raise KittiError(f"{folder / 'times.txt'}: {times.min():g} s, expected times from 0 on")
+        if np.min(times) < 0:
+            raise KittiError(f"{folder / 'times.txt'}: {np.min(times):g} s, expected times from 0 on")
         self._stamps = [UNDATED + round(seconds * SECOND) for seconds in times.tolist()]
         self.notes.append("the odometry set has no dates: stamps begin at 2001-09-09 01:46:40 UTC")
 
