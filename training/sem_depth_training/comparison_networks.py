@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from torch import nn
 from sem_depth_training.describe import flops_of, parameters_of
 from sem_depth_training.models.comparison import DepthAnythingV2Small, LiteMono, MidasSmall, OnBytes
 from sem_depth_training.models.presets import compact
+from sem_depth_training.onnx_graph import onnx_program
 
 OPSET = 18
 _PATCH = 14
@@ -93,16 +93,4 @@ def peak_memory(*files: Path) -> float:
 
 def export_network(network: nn.Module, size: tuple[int, int], file: Path) -> None:
     """Write a network that takes uint8 [1, height, width, 3] to `file`, its weights inside."""
-    # The exporter's remarks on torchvision and on what it did not fold are of no use to whoever exports.
-    for name in ("torch.onnx", "onnxscript"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    program = torch.onnx.export(
-        network,
-        (torch.zeros(1, *size, 3, dtype=torch.uint8),),
-        input_names=["image"],
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    program.save(file, external_data=False)
+    onnx_program(network, size, OPSET).save(file, external_data=False)

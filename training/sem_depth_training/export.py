@@ -24,7 +24,7 @@ from sem_depth_training.evaluate import PROTOCOL, bundle_predictor, frame_metric
 from sem_depth_training.half_precision import MEDIAN_DIFFERENCE, extreme_frames, to_half_precision
 from sem_depth_training.models.depth_network import DepthNetwork
 from sem_depth_training.networks import pretraining
-from sem_depth_training.onnx_graph import SIZE_STEP, export_graph, open_sizes, save_graph, seecoder_scopes
+from sem_depth_training.onnx_graph import SIZE_STEP, export_graph, onnx_program, save_graph, seecoder_scopes
 
 OPSET = 18
 MAX_DIFFERENCE = 1e-3
@@ -219,20 +219,9 @@ def check_half_graph(network: nn.Module, graph: BundleInput, frames: Sequence[Fr
 
 
 def _export(network: nn.Module, height: int, width: int, profile: ShapeProfile | None) -> ModelProto:
-    image = torch.zeros(1, height, width, 3, dtype=torch.uint8)
-    program = torch.onnx.export(
-        network,
-        (image,),
-        input_names=["image"],
-        output_names=["depth", "log_scale"],
-        dynamic_shapes=open_sizes(profile),
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    model: ModelProto = program.model_proto
-    # Stack traces and paths of this machine are no part of a network, and would differ on the next.
+    model: ModelProto = onnx_program(network, (height, width), OPSET, ("depth", "log_scale"), profile).model_proto
+    # Stack traces, paths and the build of PyTorch ("+cpu") are no part of a network, and would differ elsewhere.
+    model.producer_version = model.producer_version.partition("+")[0]
     model.doc_string = ""
     del model.metadata_props[:]
     del model.graph.metadata_props[:]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import nn
 
 from sem_depth_node.bundle import ShapeProfile
 from sem_depth_training.models.depth_network import DepthNetwork
@@ -29,24 +32,36 @@ def export_graph(network: DepthNetwork, size: tuple[int, int], profile: ShapePro
     mode with frozen parameters.
     """
     network.eval().requires_grad_(False)
-    image = torch.zeros(1, *size, 3, dtype=torch.uint8)
-    # The exporter's remarks on torchvision and on what it did not fold are of no use to whoever exports.
-    for name in ("torch.onnx", "onnxscript"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     # Without no_grad the exporter plans attention for training, and its shapes then do not fit.
     with torch.no_grad():
+        return onnx_program(network, size, OPSET, ("depth", "log_scale"), profile).model
+
+
+def onnx_program(
+    network: nn.Module,
+    size: tuple[int, int],
+    opset: int,
+    output_names: Sequence[str] | None = None,
+    profile: ShapeProfile | None = None,
+) -> torch.onnx.ONNXProgram:
+    """What PyTorch's exporter makes of a network whose one argument is ``image``, uint8 [1, height, width, 3]."""
+    # The exporter's remarks on torchvision, on itself and on what it did not fold are of no use to whoever exports.
+    for name in ("torch.onnx", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
         program = torch.onnx.export(
             network,
-            (image,),
+            (torch.zeros(1, *size, 3, dtype=torch.uint8),),
             dynamo=True,
             input_names=["image"],
-            output_names=["depth", "log_scale"],
+            output_names=output_names,
             dynamic_shapes=open_sizes(profile),
-            opset_version=OPSET,
+            opset_version=opset,
             verbose=False,
         )
     assert program is not None
-    return program.model
+    return program
 
 
 def open_sizes(profile: ShapeProfile | None) -> Any:
