@@ -14,6 +14,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from sem_depth_training.streets.drive import CAMERA_FRAME, FIRST_STAMP_NS, LIDAR_FRAME, DrivePlan
 from sem_depth_training.streets.drive_bag import DriveBag, DriveFrame, quaternion
+from sem_depth_training.streets.lidar import QUANTUM, measured
 from sem_depth_training.streets.render import render_drive
 
 TYPES = {
@@ -237,3 +238,15 @@ def test_quaternion_turns_as_its_matrix():
 
         Message.rotation.x, Message.rotation.y, Message.rotation.z, Message.rotation.w = x, y, z, w
         np.testing.assert_allclose(matrix(Message)[:3, :3], rotation, atol=1e-9)
+
+
+def test_lidar_measurement():
+    rng = np.random.default_rng(0)
+    direction = rng.standard_normal((4000, 3))
+    points = direction / np.linalg.norm(direction, axis=1, keepdims=True) * rng.uniform(0.2, 150, (4000, 1))
+    cloud = measured(points, np.full(4000, 0.5), rng)
+    distance = np.linalg.norm(cloud[:, :3], axis=1)
+    assert 1000 < len(cloud) < 3900
+    assert distance.max() < 100.1
+    assert distance.min() > 0.9
+    np.testing.assert_array_equal(cloud[:, :3] / QUANTUM, np.round(cloud[:, :3] / QUANTUM))

@@ -1,6 +1,7 @@
 """Files of a rendered set: the index the training reads, the counts of the depth images, resuming."""
 
 import csv
+import subprocess
 import sys
 
 import cv2
@@ -180,3 +181,8 @@ def test_fog_has_the_colour_of_the_sky():
 def test_weather_follows_its_generator():
     first, again = (sample_weather(np.random.default_rng(9)) for _ in range(2))
     assert first == again
+
+
+def test_the_training_package_does_not_import_blender():
+    command = "import sys, sem_depth_training.streets.render; assert not {'bpy', 'mathutils'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
