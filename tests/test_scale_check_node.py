@@ -143,6 +143,23 @@ def test_a_scale_that_is_absurd_is_not_applied(robot: Bench) -> None:
     assert plane(robot.received["depth/image"][-1])[HEIGHT // 2, -20] == pytest.approx(DEPTH, rel=1e-5)
 
 
+def test_scans_that_come_after_the_depth_of_their_images_count(robot: Bench) -> None:
+    lidar = lidar_of(robot)
+    previous: list[PointCloud2] = []
+
+    def told() -> bool:
+        stamp = next(STAMPS)
+        robot.show(image_message(stamp), info_message(stamp))
+        robot.output("depth/image", stamp)
+        for late in previous:  # of the frame before, after the depth of this one
+            lidar.publish(late)
+        previous[:] = [scan(stamp + SECOND // 50, wall(1.25 * DEPTH))]
+        return bool(robot.received["/depth/scale_check"])
+
+    wait_for(told, "a scale")
+    assert robot.received["/depth/scale_check"][-1].data == pytest.approx(1.25, rel=0.01)
+
+
 def test_what_stands_in_the_way_is_named(node: RunningNode, robot: Bench) -> None:
     lidar = lidar_of(robot)
 

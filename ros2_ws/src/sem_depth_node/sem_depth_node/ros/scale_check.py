@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,34 @@ from sem_depth_node.transforms import TransformError
 
 # A scan belongs to an image when it was taken within half a period of a 10 Hz scanner.
 SCAN_TOLERANCE = 50_000_000  # nanoseconds
+# An image waits so long, by the stamps of later ones, for a scan that comes after its depth. A scanner sends a turn
+# when it is complete, 100 ms after it began.
+LATEST_SCAN = 500_000_000  # nanoseconds
 # Scans kept: depth of an image comes some time after it.
 SCANS_KEPT = 10
 # A scale further off than this is a fault to be found, not one to be made good.
 LARGEST_CORRECTION = 2.0
 # Diagnostics say so when nothing could be compared for this long.
 SILENCE = 5.0  # seconds
+
+
+class ScanNotYet(BadInput):
+    """All scans that came so far are of before the image."""
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What is compared of an image; as `CameraScaleCheck.compare` has it."""
+
+    header: Any
+    estimate: DepthEstimate
+    correction: float
+    depth_range: tuple[float, float]
+
+    @property
+    def stamp(self) -> int:
+        """Nanoseconds."""
+        return nanoseconds(self.header.stamp)
 
 
 class LidarScans:
@@ -77,7 +100,8 @@ class LidarScans:
             (N, 3) metres.
 
         Raises:
-            BadInput: there is no scan within 50 ms, no transform, or the scan is malformed.
+            ScanNotYet: there is no scan within 50 ms yet.
+            BadInput: there is none and later ones came, there is no transform, or the scan is malformed.
         """
         subscription, transforms = self._subscription, self._transforms
         if subscription is None or transforms is None:
@@ -90,7 +114,7 @@ class LidarScans:
             raise BadInput("no_scan", f"no scan came on {topic} ({subscription.publishers} publishers{found})")
         apart = stamp_of(scan) - stamp
         if abs(apart) > SCAN_TOLERANCE:
-            raise BadInput(
+            raise (ScanNotYet if apart < 0 else BadInput)(
                 "no_scan",
                 f"the scan of {topic} nearest to an image is {apart / NANOSECONDS:+.3f} s from it, expected at most "
                 f"{SCAN_TOLERANCE / NANOSECONDS} s",
@@ -147,6 +171,7 @@ class CameraScaleCheck:
         self._faults = diagnostics.FaultLog(logger.warning, logger.error, clock)
         self._check = ScaleCheck()
         self._last: ScaleMeasurement | None = None
+        self._waiting: _Image | None = None  # for its scan
         self._estimated = self._tried = self._measured = -math.inf
         self._resumed = clock()
         self._obstacle = ""
@@ -167,7 +192,8 @@ class CameraScaleCheck:
     ) -> None:
         """Compare an estimate with the scan of its time, unless the last comparison was just now.
 
-        What stands in the way is reported, and the estimate is left uncompared.
+        Where the scan has not come yet, that is done at a later call. What stands in the way is reported, and the
+        estimate is left uncompared.
 
         Args:
             header: of the image.
@@ -179,13 +205,24 @@ class CameraScaleCheck:
         if now - self._estimated > SILENCE:
             self._resumed = now
         self._estimated = now
+        image = _Image(header, estimate, correction, depth_range)
+        late, self._waiting = self._waiting, None
+        if late is not None and not self._measure(late) and 0 <= image.stamp - late.stamp < LATEST_SCAN:
+            self._waiting = late
+            return
         if now - self._tried < self._parameters().scale_check_period:
             return
         self._tried = now
+        if not self._measure(image):  # the estimator writes over its depth
+            self._waiting = replace(image, estimate=replace(estimate, depth=estimate.depth.copy()))
+
+    def _measure(self, image: _Image) -> bool:
+        """Whether the image is done with; False where its scan may still come."""
+        estimate = image.estimate
         try:
-            points = self._scans.points(header.frame_id, nanoseconds(header.stamp))
+            points = self._scans.points(image.header.frame_id, image.stamp)
             lidar = remove_hidden(sparse_depth(points, estimate.camera), estimate.camera)
-            measurement = measure_scale(estimate.depth, lidar, depth_range)
+            measurement = measure_scale(estimate.depth, lidar, image.depth_range)
             if measurement is None:
                 raise BadInput(
                     "too_few_points",
@@ -196,11 +233,12 @@ class CameraScaleCheck:
             self._obstacle = str(bad)
             if self._silent > SILENCE:  # a scan that is late, or a transform still to come, is worth no word
                 self._faults.report(f"scale_check_{bad.fault}", str(bad))
-            return
-        self._last, self._measured = measurement, now
-        self._check.add(measurement.log_ratio + math.log(correction))
+            return not isinstance(bad, ScanNotYet)
+        self._last, self._measured = measurement, self._clock()
+        self._check.add(measurement.log_ratio + math.log(image.correction))
         if (factor := self._check.factor) is not None:
             self._publish(factor)
+        return True
 
     @property
     def _silent(self) -> float:
