@@ -100,21 +100,22 @@ class LidarScans:
             (N, 3) metres.
 
         Raises:
-            ScanNotYet: there is no scan within 50 ms yet.
-            BadInput: there is none and later ones came, there is no transform, or the scan is malformed.
+            ScanNotYet: no scan within 50 ms has come, and none of later.
+            BadInput: none has come although later ones have, there is no transform, or the scan is malformed.
         """
         subscription, transforms = self._subscription, self._transforms
         if subscription is None or transforms is None:
             raise BadInput("no_scan", f"{self._topic} is not subscribed to now")
         with self._lock:
             scan = min(self._scans, key=lambda scan: abs(stamp_of(scan) - stamp), default=None)
+            later = any(stamp_of(scan) > stamp for scan in self._scans)
         topic = subscription.topic_name
         if scan is None:
             found = f", of type {', '.join(subscription.other_types)}" if subscription.other_types else ""
             raise BadInput("no_scan", f"no scan came on {topic} ({subscription.publishers} publishers{found})")
         apart = stamp_of(scan) - stamp
         if abs(apart) > SCAN_TOLERANCE:
-            raise (ScanNotYet if apart < 0 else BadInput)(
+            raise (BadInput if later else ScanNotYet)(
                 "no_scan",
                 f"the scan of {topic} nearest to an image is {apart / NANOSECONDS:+.3f} s from it, expected at most "
                 f"{SCAN_TOLERANCE / NANOSECONDS} s",
